@@ -1,0 +1,5 @@
+//! The `tiderace` program: threads, io, admin HTTP, command line.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
