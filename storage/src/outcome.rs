@@ -1,0 +1,93 @@
+//! What the journal tells its owner: durability, answers to reads, wishes, and the end. Every answer arrives through
+//! `Journal::step`, so that nothing happens behind the owner's back while it is in the middle of something else.
+
+use bytes::Bytes;
+use core::fmt;
+use tiderace_base::disk::{DiskError, JournalFile};
+use tiderace_base::operation::Fatal;
+use tiderace_base::position::{Lsn, Offset};
+
+/// Names a read between its request and its answer. Never reused within a boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReadId(pub(crate) u64);
+
+/// What happened in the journal.
+#[derive(Debug)]
+pub enum Output {
+    /// Everything below is on the disk: acknowledge it.
+    Durable(Lsn),
+    /// Answers `Journal::read`.
+    Read {
+        /// Which.
+        id: ReadId,
+        /// Whole batches, or why there are none.
+        result: Result<ReadBatches, ReadError>,
+    },
+    /// Answers `Journal::read_time`: the first batch at or after the time, as (base offset, append time); none when
+    /// every batch is older.
+    Time {
+        /// Which.
+        id: ReadId,
+        /// The batch, or why it cannot be told.
+        result: Result<Option<(Offset, u64)>, ReadError>,
+    },
+    /// Feed the state's cells: all live ones when `base`, else those changed since the last checkpoint was wanted. Comes
+    /// instead of [`Output::CheckpointDone`], with `base`, when a checkpoint had to be given up: start feeding anew.
+    CheckpointWanted {
+        /// Whether all live cells are wanted.
+        base: bool,
+    },
+    /// The checkpoint that was fed is durable and referred to.
+    CheckpointDone,
+    /// The disk became full (true) or has room again (false).
+    ReadOnly(bool),
+    /// A draft that was refused as busy may be tried again.
+    Room,
+    /// The journal has failed for good. Acknowledge nothing more, say why, exit.
+    Fatal(Fatal),
+}
+
+/// Batches of one partition, read from the disk.
+#[derive(Clone, Debug)]
+pub struct ReadBatches {
+    /// Whole, verified, in offset order; the first may begin before the offset asked for.
+    pub batches: Vec<Bytes>,
+    /// Where to read on.
+    pub next: Offset,
+}
+
+/// Why a read has no batches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReadError {
+    /// Nothing durable lies at or after the offset.
+    AtEnd,
+    /// What was asked for is gone; the first that is kept.
+    BelowStart(Offset),
+    /// Bytes that were durable fail their checksum. Serve nothing of this range.
+    Damaged {
+        /// In which file.
+        file: JournalFile,
+        /// From which byte.
+        at: u64,
+        /// How many bytes are in doubt.
+        bytes: u64,
+    },
+    /// The disk could not read.
+    Disk(DiskError),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtEnd => write!(f, "nothing durable lies there yet"),
+            Self::BelowStart(start) => write!(f, "the data is gone; read from offset {start}"),
+            Self::Damaged { file, at, bytes } => write!(
+                f,
+                "{bytes} bytes from byte {at} of {file} are damaged: restore the file from a copy, or give up the range"
+            ),
+            Self::Disk(error) => write!(f, "the disk could not read: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for ReadError {}
