@@ -1,4 +1,15 @@
 //! Bytes to meaning and back: link and batch headers, bodies, the credit ledger and the session state
 //! machine. Pure: it never waits, never reads a clock and allocates nothing before a length is checked.
+//! What the bytes mean to other languages is written in `docs/protocol.md`; `P-n` names a rule there.
 
 #![forbid(unsafe_code)]
+
+mod layout;
+
+pub mod batch;
+pub mod body;
+pub mod entry;
+pub mod error;
+pub mod link;
+
+pub use layout::ControlError;
