@@ -1,7 +1,38 @@
-//! The syscalls: the ring, the epoll fallback, sockets, files and pinning. Executes operations that own
-//! their buffers and reports their completions. Knows no protocol. The only room with unsafe code.
+//! The syscalls: the ring, sockets, files, clocks, entropy and pinning. A [`Driver`] executes the operations of one
+//! machine, which own their buffers, and reports their completions; a [`MeshBuilder`] joins the drivers of one node; a
+//! [`JournalDirectory`] is what both the driver and recovery's [`BlockingDisk`] open. Knows no protocol and no format.
+//! The only room with unsafe code.
 
 #![allow(
     unsafe_code,
     reason = "the ring and its buffers are shared with the kernel; each block says why it is sound"
 )]
+
+mod blocking_disk;
+mod clock;
+mod counters;
+mod directory;
+mod driver;
+pub mod entropy;
+mod files;
+mod listener;
+mod mesh;
+pub mod pin;
+mod receive_pool;
+mod ring;
+mod slab;
+mod sockets;
+mod spsc;
+mod start;
+mod syscall;
+mod waker;
+
+pub use blocking_disk::BlockingDisk;
+pub use clock::Clock;
+pub use counters::{Counter, Counters};
+pub use directory::{DirectoryError, JournalDirectory};
+pub use driver::{Driver, Outcome};
+pub use listener::{Listen, Listener};
+pub use mesh::{MeshBuilder, MeshEnd};
+pub use start::{DriverConfig, StartError, StartReport};
+pub use waker::StopHandle;

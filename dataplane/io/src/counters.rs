@@ -1,0 +1,53 @@
+//! What a driver counts about itself. One thread writes, any may read: relaxed loads and stores, no read-modify-write,
+//! so that counting costs an ordinary store.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds to the count. Only the driver's own thread calls this, so no addition is lost.
+    pub(crate) fn add(&self, count: u64) {
+        self.0
+            .store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+}
+
+/// A driver's counters, since it was made.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Turns taken.
+    pub turns: Counter,
+    /// Turns that waited for something to happen.
+    pub sleeps: Counter,
+    /// Completions taken from the ring.
+    pub completions: Counter,
+    /// Turns that found more completions than the queue holds. The kernel keeps the rest; none is lost.
+    pub queue_overflows: Counter,
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections closed at once because there were too many, or because none were wanted any more.
+    pub turned_away: Counter,
+    /// Pieces received.
+    pub received: Counter,
+    /// Pieces that were copied out because receive buffers ran short.
+    pub received_copied: Counter,
+    /// Receives that found no buffer and had to wait for one.
+    pub receive_starved: Counter,
+    /// Sends that the network took in more than one piece.
+    pub sends_continued: Counter,
+    /// Writes whose memory was not aligned and had to be copied first.
+    pub writes_copied: Counter,
+    /// Reads and writes that the disk did in more than one piece.
+    pub disk_continued: Counter,
+    /// Messages that had to wait because the mesh was full.
+    pub mesh_waited: Counter,
+}
