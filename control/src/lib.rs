@@ -1,4 +1,23 @@
-//! The control plane without IO: catalogue, membership, placement, fail-over. It decides who owns what and
-//! never carries an event. It does not know that shards exist.
+//! The control plane without IO: catalogue, membership, placement, fail-over. It decides who owns what and never carries an
+//! event. It knows no shard's inside: it posts snapshots to threads that have a number, and hears that they were applied.
+//!
+//! [`Catalogue`] is the deterministic state machine, [`CatalogueEvent`] what it is fed with, [`Control`] the machine that
+//! keeps it in a journal of its own. A node alone in its zone concludes by itself; consensus will stand between
+//! [`Catalogue::propose`] and [`Catalogue::apply`], and change neither.
 
 #![forbid(unsafe_code)]
+
+mod boot;
+mod catalogue;
+mod cell;
+mod checkpoint;
+mod control;
+mod encoding;
+mod event;
+
+pub use boot::{ControlConfig, ControlError, ShardJournal};
+pub use catalogue::{ApplyError, Catalogue, JournalRecord, Node, Proposal};
+pub use checkpoint::LogFault;
+pub use control::{Control, Stats};
+pub use encoding::DecodeError;
+pub use event::{CatalogueEvent, EVENT_BYTES_MAX, EVENT_HEADER_BYTES, Fact, ShardBoot};
