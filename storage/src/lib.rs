@@ -3,8 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod entry;
 mod error;
+pub mod index;
 mod journal;
 mod marks;
 mod outcome;
