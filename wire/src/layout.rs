@@ -1,10 +1,12 @@
 //! How a fixed run of fields becomes bytes: each field has one little-endian form of alignment 1, a struct is its fields
 //! back to back, reserved bytes are zero and are refused when they are not. Reads nothing that a length has not covered.
 
+use crate::error::ErrorCode;
 use core::fmt;
+use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::{
-    BootId, DiskId, NodeId, PartitionIndex, ProducerId, ShardId, SlotId, StreamId, SubscriptionId,
-    TenantId, ZoneId,
+    BootId, DiskId, MessageId, NodeId, PartitionIndex, ProducerId, ShardId, SlotId, StreamId,
+    SubscriptionId, TenantId, ZoneId,
 };
 use tiderace_base::position::{
     CatalogueVersion, Epoch, Offset, ProducerEpoch, ProducerSeq, SlotSeq,
@@ -87,7 +89,7 @@ newtype!(
     NodeId => U64, BootId => U64, DiskId => U128, ZoneId => U64, ShardId => U16, StreamId => U64,
     PartitionIndex => U32, SlotId => U16, TenantId => U32, ProducerId => U128, SubscriptionId => U32,
     Offset => U64, Epoch => U32, SlotSeq => U64, ProducerSeq => U64, ProducerEpoch => U32,
-    CatalogueVersion => U64,
+    CatalogueVersion => U64, MessageId => U64,
 );
 
 impl Field for bool {
@@ -101,6 +103,44 @@ impl Field for bool {
             1 => Ok(true),
             _ => Err(ControlError::Value),
         }
+    }
+}
+
+impl Field for Durability {
+    type Raw = u8;
+    fn to_raw(self) -> u8 {
+        self.code()
+    }
+    fn from_raw(raw: u8) -> Result<Self, ControlError> {
+        Self::from_code(raw).ok_or(ControlError::Value)
+    }
+}
+
+/// 255 leaves the choice to the zone.
+impl Field for Option<Durability> {
+    type Raw = u8;
+    fn to_raw(self) -> u8 {
+        self.map_or(u8::MAX, Durability::code)
+    }
+    fn from_raw(raw: u8) -> Result<Self, ControlError> {
+        if raw == u8::MAX {
+            return Ok(None);
+        }
+        Durability::from_raw(raw).map(Some)
+    }
+}
+
+/// 0 is no error.
+impl Field for Option<ErrorCode> {
+    type Raw = U16;
+    fn to_raw(self) -> U16 {
+        self.map_or(0, ErrorCode::code).into()
+    }
+    fn from_raw(raw: U16) -> Result<Self, ControlError> {
+        if raw.get() == 0 {
+            return Ok(None);
+        }
+        ErrorCode::from_raw(raw).map(Some)
     }
 }
 
@@ -130,9 +170,9 @@ impl<R, const N: usize> Padded<R, N> {
 }
 
 /// Takes `T` from the front of `bytes`.
-pub(crate) fn take<'a, T: FromBytes + KnownLayout + Immutable + Unaligned>(
-    bytes: &'a [u8],
-) -> Result<(&'a T, &'a [u8]), ControlError> {
+pub(crate) fn take<T: FromBytes + KnownLayout + Immutable + Unaligned>(
+    bytes: &[u8],
+) -> Result<(&T, &[u8]), ControlError> {
     T::ref_from_prefix(bytes).map_err(|_| ControlError::Short)
 }
 
@@ -165,6 +205,11 @@ macro_rules! fixed {
 
             assert!(size_of::<Raw>() == $bytes, concat!(stringify!($name), " has its published size"));
 
+            #[allow(
+                dead_code,
+                unreachable_pub,
+                reason = "the heads of open sections are private and are only read from the front"
+            )]
             impl $name {
                 /// Its size in bytes.
                 pub const BYTES: usize = $bytes;
@@ -176,7 +221,6 @@ macro_rules! fixed {
                     ::zerocopy::transmute!(raw)
                 }
 
-                #[allow(dead_code, reason = "only what ends with a list is read from the front of something longer")]
                 pub(crate) fn from_prefix(bytes: &[u8]) -> Result<(Self, &[u8]), ControlError> {
                     let (raw, rest) = take::<Raw>(bytes)?;
                     Ok((Self { $( $field: raw.$field.open()?, )* }, rest))

@@ -6,10 +6,13 @@
 
 mod layout;
 
+pub mod assembly;
 pub mod batch;
 pub mod body;
+pub mod credit;
 pub mod entry;
 pub mod error;
+pub mod frame;
 pub mod link;
 
 pub use layout::ControlError;

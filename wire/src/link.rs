@@ -84,25 +84,25 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Hello = 1, ToNode, 30 ..= 94, None, "The first frame of a client: who it is and what it speaks.";
-    Welcome = 2, ToClient, 80 ..= 80, None, "The answer to a hello: where the client is, the limits and the first link credit.";
+    Hello = 1, ToNode, 26 ..= 90, None, "The first frame of a client: who it is and what it speaks.";
+    Welcome = 2, ToClient, 76 ..= 76, None, "The answer to a hello: where the client is, the limits and the first link credit.";
     Ping = 3, Both, 8 ..= 8, None, "Asks for a pong.";
     Pong = 4, Both, 8 ..= 8, None, "Repeats the nonce of a ping.";
     Error = 5, ToClient, 30 ..= 542, None, "A request was refused, or the connection ends.";
     Goodbye = 6, Both, 8 ..= 8, None, "The sender begins nothing new and closes when what is open has ended.";
     Credit = 7, Both, 24 ..= 24, None, "What was granted since the session began.";
-    MetadataRequest = 16, ToNode, 20 ..= 275, None, "Asks where a stream's partitions are led.";
-    Metadata = 17, ToClient, 28 ..= CONTROL_BYTES_MAX, None, "Nodes, a stream and where its partitions are led; one page.";
-    StreamCreate = 18, ToNode, 32 ..= 287, None, "Creates a stream.";
-    StreamCreated = 19, ToClient, 56 ..= 311, None, "The stream exists.";
-    StreamDescribe = 20, ToNode, 8 ..= 263, None, "Asks for a stream and its partitions' ends.";
-    StreamDescription = 21, ToClient, 64 ..= CONTROL_BYTES_MAX, None, "A stream and the partitions that this shard leads; one page.";
-    StreamList = 22, ToNode, 8 ..= 263, None, "Asks for the streams behind a path.";
-    StreamListing = 23, ToClient, 16 ..= CONTROL_BYTES_MAX, None, "Streams in the order of their paths; one page.";
+    MetadataRequest = 16, ToNode, 18 ..= 273, None, "Asks where a stream's partitions are led.";
+    Metadata = 17, ToClient, 24 ..= CONTROL_BYTES_MAX, None, "Nodes, a stream and where its partitions are led; one page.";
+    StreamCreate = 18, ToNode, 30 ..= 285, None, "Creates a stream.";
+    StreamCreated = 19, ToClient, 54 ..= 309, None, "The stream exists.";
+    StreamDescribe = 20, ToNode, 6 ..= 261, None, "Asks for a stream and its partitions' ends.";
+    StreamDescription = 21, ToClient, 58 ..= CONTROL_BYTES_MAX, None, "A stream and the partitions that this shard leads; one page.";
+    StreamList = 22, ToNode, 6 ..= 261, None, "Asks for the streams behind a path.";
+    StreamListing = 23, ToClient, 12 ..= CONTROL_BYTES_MAX, None, "Streams in the order of their paths; one page.";
     StreamDelete = 24, ToNode, 8 ..= 8, None, "Deletes a stream.";
     StreamDeleted = 25, ToClient, 8 ..= 8, None, "The stream is gone.";
     Produce = 32, ToNode, 8 ..= 8, One, "One batch to append.";
-    Produced = 33, ToClient, 40 ..= 32776, None, "Acknowledgements, as many as were due.";
+    Produced = 33, ToClient, 36 ..= 32772, None, "Acknowledgements, as many as were due.";
     ProduceResume = 34, ToNode, 48 ..= 48, None, "Asks what a partition remembers of a producer.";
     ProduceResumed = 35, ToClient, 32 ..= 32, None, "What the partition remembers of the producer.";
     AckedLost = 36, ToClient, 48 ..= 48, None, "Batches that were acknowledged and are gone.";
@@ -115,7 +115,7 @@ kinds! {
     OffsetOfTime = 46, ToClient, 32 ..= 32, None, "The answer to an offset by time.";
     Gap = 47, ToClient, 24 ..= 24, None, "Offsets of a subscription that are not kept.";
     Diverged = 48, ToClient, 24 ..= 24, None, "The cursor's epoch and offset are not in this log: where they part.";
-    Redirect = 49, ToClient, 38 ..= 102, None, "Who leads the partition.";
+    Redirect = 49, ToClient, 36 ..= 100, None, "Who leads the partition.";
     Loss = 50, ToClient, 24 ..= 24, None, "Records of a subscribed partition that were acknowledged and are gone.";
     SlotFetch = 64, Zone, 56 ..= 56, None, "A follower asks for a slot's entries, with credit.";
     SlotEntries = 65, Zone, 24 ..= 24, Any, "Entries of a slot, in slot sequence order.";
@@ -125,10 +125,10 @@ kinds! {
     LeaseGrant = 69, Zone, 24 ..= 24, None, "A member lets a leader serve alone for a while.";
     SlotSnapshotRequest = 70, Zone, 24 ..= 24, None, "A follower below the slot's base asks for a snapshot.";
     SlotSnapshot = 71, Zone, 24 ..= CONTROL_BYTES_MAX, None, "A part of a slot's snapshot.";
-    GroupCommit = 80, ToNode, 48 ..= 48, None, "Moves a group's position.";
+    GroupCommit = 80, ToNode, 40 ..= 40, None, "Moves a group's position.";
     GroupCommitted = 81, ToClient, 16 ..= 16, None, "The position is moved.";
     TaskTake = 82, ToNode, 40 ..= 40, None, "A worker asks for tasks.";
-    TaskGive = 83, ToClient, 24 ..= 24, Some, "Tasks for a worker.";
+    TaskGive = 83, ToClient, 40 ..= 16408, Some, "Tasks for a worker.";
     TaskSettle = 84, ToNode, 48 ..= 48, None, "A worker ends or extends its lease of a task.";
     TaskSettled = 85, ToClient, 16 ..= 16, None, "What became of a task.";
 }
