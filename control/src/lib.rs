@@ -14,6 +14,8 @@ mod checkpoint;
 mod control;
 mod encoding;
 mod event;
+#[cfg(test)]
+mod tests;
 
 pub use boot::{ControlConfig, ControlError, ShardJournal};
 pub use catalogue::{ApplyError, Catalogue, JournalRecord, Node, Proposal};

@@ -1,0 +1,307 @@
+//! What only the inside of the crate can see: cells and checkpoints against the states that they stand for. Histories are
+//! random and decided by a seed; a state is compared by its encoding, which names every part of it.
+
+use crate::catalogue::{ApplyError, Catalogue, Proposal};
+use crate::cell::{Assembly, CellKey};
+use crate::encoding::DecodeError;
+use crate::event::{CatalogueEvent, Fact, ShardBoot};
+use core::num::NonZeroU8;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tiderace_base::catalogue::{Change, Durability, Retention, Stream};
+use tiderace_base::ids::{BootId, DiskId, NodeId, SlotId, StreamId, TenantId, ZoneId};
+use tiderace_base::position::Epoch;
+use tiderace_base::prng::Prng;
+use tiderace_base::time::Wall;
+
+fn shards(count: usize, boot_count: u64) -> Arc<[ShardBoot]> {
+    (0..count)
+        .map(|index| ShardBoot {
+            disk: DiskId::new(0xd0 + index as u128),
+            boot_count,
+            address: ([127, 0, 0, 1], 7001 + index as u16).into(),
+        })
+        .collect()
+}
+
+fn next_fact(state: &Catalogue, prng: &mut Prng) -> Option<Fact> {
+    let node = NodeId::new(7);
+    if state.zone().get() == 0 {
+        return Some(Fact::ZoneCreated {
+            zone: ZoneId::new(9),
+            slots: 16,
+        });
+    }
+    let Some(record) = state.node(node) else {
+        return Some(Fact::NodeJoined {
+            node,
+            disks: shards(3, 0).iter().map(|shard| shard.disk).collect(),
+        });
+    };
+    let stream = StreamId::new(prng.range(1, 40));
+    let proposal = match prng.below(10) {
+        0 => {
+            return Some(Fact::NodeBooted {
+                node,
+                boot: BootId::new(prng.next_u64()),
+                boot_number: record.boot_number + 1,
+                epoch_step: NonZeroU8::MIN.saturating_add(prng.below(255) as u8),
+                shared: ([127, 0, 0, 1], 7000).into(),
+                shards: shards(3, record.boot_number + 1),
+            });
+        }
+        1..=5 => state.propose(
+            &Change::CreateStream {
+                path: format!("p/{}", prng.below(20)).into(),
+                tenant: TenantId::new(1),
+                partitions: prng.range(1, 9) as u32,
+                durability: None,
+                retention: Retention::default(),
+            },
+            Durability::Local,
+            Wall::from_us(prng.next_u64()),
+        ),
+        6..=8 => state.propose(
+            &Change::DeleteStream(stream),
+            Durability::Local,
+            Wall::default(),
+        ),
+        _ => return state.propose_cleared(stream).ok(),
+    };
+    match proposal {
+        Ok(Proposal::Conclude(fact, _)) => Some(fact),
+        Ok(Proposal::Already(_)) | Err(_) => None,
+    }
+}
+
+fn step(state: &mut Catalogue, prng: &mut Prng) -> Option<CatalogueEvent> {
+    let event = state.event(next_fact(state, prng)?);
+    state.apply(&event).expect("a concluded fact fits");
+    Some(event)
+}
+
+fn put_all(assembly: &mut Assembly, state: &Catalogue) {
+    let mut cursor = None;
+    while let Some(key) = state.next_cell(cursor) {
+        put(assembly, state, key);
+        cursor = Some(key);
+    }
+}
+
+fn put(assembly: &mut Assembly, state: &Catalogue, key: CellKey) {
+    let name = key.encode();
+    assert_eq!(CellKey::decode(key.kind(), &name), Ok(key));
+    let value = state.cell(key);
+    assert_eq!(assembly.put(key, value.as_deref()), Ok(()), "{key:?}");
+}
+
+#[test]
+fn a_base_and_its_deltas_are_the_state_at_the_last_delta() {
+    for seed in 0..200 {
+        let mut prng = Prng::new(seed);
+        let mut state = Catalogue::new();
+        let mut assembly = Assembly::default();
+        for _ in 0..prng.below(60) {
+            step(&mut state, &mut prng);
+        }
+        put_all(&mut assembly, &state);
+        for _ in 0..prng.below(4) {
+            let mut changed = BTreeSet::new();
+            for _ in 0..prng.below(60) {
+                if let Some(event) = step(&mut state, &mut prng) {
+                    state.touch(&event.fact, &mut changed);
+                }
+            }
+            for key in changed {
+                put(&mut assembly, &state, key);
+            }
+        }
+        let restored = assembly.finish().expect("cells of one state agree");
+        assert_eq!(restored.encode(), state.encode(), "seed {seed}");
+        // The maps that no cell holds are rebuilt too.
+        if state.node(NodeId::new(7)).is_some() {
+            let (a, b) = (
+                restored.snapshot(NodeId::new(7)),
+                state.snapshot(NodeId::new(7)),
+            );
+            assert_eq!(a.paths, b.paths, "seed {seed}");
+            assert_eq!(a.nodes, b.nodes, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_clone_keeps_its_state_while_the_original_goes_on() {
+    let mut prng = Prng::new(3);
+    let mut state = Catalogue::new();
+    for _ in 0..50 {
+        step(&mut state, &mut prng);
+    }
+    let (aside, before) = (state.clone(), state.encode());
+    for _ in 0..200 {
+        step(&mut state, &mut prng);
+    }
+    assert_eq!(aside.encode(), before);
+    assert_ne!(state.encode(), before);
+}
+
+#[test]
+fn damaged_cells_are_refused_without_a_panic() {
+    let mut prng = Prng::new(5);
+    let mut state = Catalogue::new();
+    for _ in 0..80 {
+        step(&mut state, &mut prng);
+    }
+    let mut cursor = None;
+    while let Some(key) = state.next_cell(cursor) {
+        let value = state.cell(key).expect("a live cell");
+        for cut in 0..value.len() {
+            assert_eq!(
+                Assembly::default().put(key, Some(&value[..cut])),
+                Err(DecodeError::Short)
+            );
+        }
+        let mut long = value.clone();
+        long.push(0);
+        assert_eq!(
+            Assembly::default().put(key, Some(&long)),
+            Err(DecodeError::Trailing)
+        );
+        for _ in 0..50 {
+            let mut bad = value.clone();
+            let at = prng.below(bad.len() as u64) as usize;
+            bad[at] = prng.next_u64() as u8;
+            let _ = Assembly::default().put(key, Some(&bad));
+        }
+        cursor = Some(key);
+    }
+}
+
+#[test]
+fn cells_that_do_not_belong_together_are_refused() {
+    let mut prng = Prng::new(5);
+    let mut state = Catalogue::new();
+    for _ in 0..80 {
+        step(&mut state, &mut prng);
+    }
+    let mut without_slots = Assembly::default();
+    put(&mut without_slots, &state, CellKey::Zone);
+    put(&mut without_slots, &state, CellKey::Node(NodeId::new(7)));
+    assert_eq!(
+        without_slots.finish().err(),
+        Some(DecodeError::BadField("slots"))
+    );
+    let mut without_zone = Assembly::default();
+    let stream = *state.streams.keys().next().expect("a stream");
+    put(&mut without_zone, &state, CellKey::Stream(stream));
+    assert_eq!(
+        without_zone.finish().err(),
+        Some(DecodeError::BadField("last stream"))
+    );
+    assert!(
+        Assembly::default()
+            .finish()
+            .is_ok_and(|empty| empty.encode() == Catalogue::new().encode())
+    );
+}
+
+#[test]
+fn spent_epochs_refuse_a_boot_and_never_wrap() {
+    let node = NodeId::new(7);
+    let mut state = Catalogue::new();
+    let boot = |boot_number, step: u8| Fact::NodeBooted {
+        node,
+        boot: BootId::new(boot_number),
+        boot_number,
+        epoch_step: step.try_into().expect("not zero"),
+        shared: ([127, 0, 0, 1], 7000).into(),
+        shards: shards(1, boot_number),
+    };
+    for fact in [
+        Fact::ZoneCreated {
+            zone: ZoneId::new(9),
+            slots: 2,
+        },
+        Fact::NodeJoined {
+            node,
+            disks: [DiskId::new(0xd0)].into(),
+        },
+    ] {
+        let event = state.event(fact);
+        state.apply(&event).expect("a good history");
+    }
+    let mut slots = state.slots.to_vec();
+    slots[1].epoch = Epoch::new(u32::MAX - 5);
+    state.slots = slots.into();
+    let before = state.encode();
+    assert_eq!(
+        state.apply(&state.event(boot(1, 6))),
+        Err(ApplyError::Epoch(SlotId::new(1)))
+    );
+    assert_eq!(state.encode(), before);
+    assert_eq!(state.apply(&state.event(boot(1, 5))), Ok(()));
+    assert_eq!(state.slots[1].epoch, Epoch::MAX);
+}
+
+/// These bytes are on disks: they may be added to, never changed.
+#[test]
+fn golden_cells() {
+    let mut state = Catalogue::new();
+    let stream = |id, path: &str| {
+        Arc::new(Stream {
+            id: StreamId::new(id),
+            path: path.into(),
+            tenant: TenantId::new(6),
+            partitions: 8,
+            durability: Durability::Quorum,
+            retention: Retention {
+                bytes: 9,
+                age_ms: 10,
+            },
+            created_us: 11,
+        })
+    };
+    for fact in [
+        Fact::ZoneCreated {
+            zone: ZoneId::new(0x0102),
+            slots: 1,
+        },
+        Fact::NodeJoined {
+            node: NodeId::new(7),
+            disks: [DiskId::new(0xd0)].into(),
+        },
+        Fact::NodeBooted {
+            node: NodeId::new(7),
+            boot: BootId::new(0xb0),
+            boot_number: 1,
+            epoch_step: NonZeroU8::MAX,
+            shared: ([127, 0, 0, 1], 0x1b58).into(),
+            shards: shards(1, 4),
+        },
+        Fact::StreamCreated(stream(1, "a")),
+        Fact::StreamDeleted {
+            stream: StreamId::new(1),
+        },
+        Fact::StreamCreated(stream(2, "b")),
+    ] {
+        let event = state.event(fact);
+        state.apply(&event).expect("a good history");
+    }
+    let golden = "
+        11 00 20000000                  01 00 0100 00000000 0201000000000000 0600000000000000 0200000000000000
+        12 08 68000000 0700000000000000 01 01 0100 00000000 0100000000000000 b000000000000000
+            04 00 581b 00000000 00000000 7f000001 000000000000000000000000
+            d0000000000000000000000000000000 0400000000000000
+            04 00 591b 00000000 00000000 7f000001 000000000000000000000000
+        13 02 18000000 0000             01 00 0000 ff000000 0700000000000000 0100000000000000
+        14 08 32000000 0200000000000000 01 0200000000000000 06000000 08000000
+            0900000000000000 0a00000000000000 0b00000000000000 02 00 0100 00000000 62
+        15 08 01000000 0100000000000000 01";
+    let hex: String = state
+        .encode()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let golden: String = golden.split_whitespace().collect();
+    assert_eq!(hex, golden);
+}
