@@ -15,7 +15,7 @@ use crate::receive_pool::ReceivePool;
 use crate::ring::{Completion, Kind, Ring};
 use crate::slab::Place;
 use crate::sockets::Sockets;
-use crate::start::{DriverConfig, StartError, StartReport};
+use crate::start::{DriverConfig, StartError, StartReport, ring_refused};
 use crate::waker::{StopHandle, Waker};
 use io_uring::{opcode, types};
 use std::collections::VecDeque;
@@ -99,12 +99,7 @@ impl Driver {
         let submission_entries = submission_entries.max(1).next_power_of_two();
         let completion_entries = completion_entries.max(submission_entries);
         let ring = Ring::new(submission_entries, completion_entries)?;
-        let pool = ReceivePool::new(
-            &ring,
-            receive_buffers,
-            receive_buffer_bytes,
-            Arc::clone(&waker),
-        )?;
+        let pool = ReceivePool::new(&ring, receive_buffers, receive_buffer_bytes)?;
         let counters = Arc::new(Counters::default());
         let report = StartReport {
             direct_io: journal.as_ref().is_some_and(|journal| journal.direct_io()),
@@ -162,23 +157,26 @@ impl Driver {
     pub fn run<M: Machine + ?Sized>(&mut self, machine: &mut M) -> Outcome {
         assert!(!self.begun, "a driver runs once");
         self.begun = true;
-        let workers = match self.cpu {
-            None => None,
-            Some(cpu) => {
-                // Read before pinning: the ring's own threads, which unlink and sync, may use every core.
-                let workers = pin::allowed_set().ok();
-                if pin::to(cpu).is_err() {
-                    let allowed = pin::allowed().unwrap_or_default();
-                    return Outcome::NotStarted(StartError::CpuRefused { cpu, allowed });
-                }
-                workers
+        let mut cores = None;
+        if let Some(cpu) = self.cpu {
+            // Read before pinning: the ring's own threads, which unlink and sync, may use every core.
+            cores = pin::allowed_set().ok();
+            if pin::to(cpu).is_err() {
+                let allowed = pin::allowed().unwrap_or_default();
+                return Outcome::NotStarted(StartError::CpuRefused { cpu, allowed });
             }
-        };
-        if let Err(error) = self.ring.enable(workers.as_ref()) {
+        }
+        if let Err(error) = self.ring.enable() {
             return Outcome::NotStarted(error);
         }
         let reaping = Reaping { driver: self };
         reaping.driver.poll_waker();
+        if let Err(error) = reaping.driver.ring.turn(None) {
+            return Outcome::NotStarted(ring_refused("io_uring_enter", &error));
+        }
+        if let Some(cores) = cores {
+            reaping.driver.ring.place_workers(&cores);
+        }
         reaping.driver.turns(machine)
     }
 
@@ -200,7 +198,7 @@ impl Driver {
             if let Some(mesh) = &mut self.mesh {
                 mesh.flush(&mut self.ready);
             }
-            if let Err(error) = self.wait() {
+            if let Err(error) = self.wait(now.mono) {
                 return Outcome::Fatal(Fatal::RingRefused(format!(
                     "io_uring_enter failed in the middle of a run ({error}): see the kernel's log"
                 )));
@@ -210,7 +208,6 @@ impl Driver {
 
     /// Collects this turn's events.
     fn gather(&mut self, now: Now) {
-        self.sockets.begin_turn(now.mono, &mut self.ring);
         if self.ring.overflowed() {
             self.counters.queue_overflows.add(1);
         }
@@ -302,13 +299,13 @@ impl Driver {
     }
 
     /// Submits what was asked for, and sleeps if there is nothing to do.
-    fn wait(&mut self) -> std::io::Result<()> {
-        let mut sleep = self.ready.is_empty() && !self.ring.has_completions();
+    fn wait(&mut self, now: Mono) -> std::io::Result<()> {
+        let starved = self.sockets.finish_turn(now, &mut self.ring);
+        let mut sleep = !starved && self.ready.is_empty() && !self.ring.has_completions();
         if sleep {
             self.waker.prepare_sleep();
             let news = self.mesh.as_mut().is_some_and(MeshEnd::has_work)
-                || (!self.stop_told && self.waker.stop_asked())
-                || self.sockets.must_not_sleep();
+                || (!self.stop_told && self.waker.stop_asked());
             sleep = !news;
         }
         let wait_ns = if sleep { self.time_to_sleep() } else { None };

@@ -1,21 +1,21 @@
 //! Receive buffers: one region of equal buffers that the kernel fills in any order (a provided-buffer ring) and that the
 //! machine then holds as [`Bytes`], without a copy. A buffer comes back when the last such slice is gone, on whatever
-//! thread that happens, and is given to the kernel again at the start of a turn.
+//! thread that happens, and is given to the kernel again at the end of a turn.
 //!
 //! A buffer belongs to exactly one side at a time: to the kernel while it is in the ring, to a lease from its completion
 //! until the lease is dropped, to the pool in between. A quarter of the buffers is never lent: when that few are left,
 //! pieces are copied out and their buffers go back at once. So machines that hold pieces of unfinished frames, or idle
-//! connections that each hold a few bytes, never take the last buffer, and nobody waits for somebody who waits.
+//! connections that each hold a few bytes, never take the last buffer, and nobody waits for somebody who waits: when a turn
+//! ends and every completion was taken, the kernel has at least that quarter.
 
 use crate::ring::Ring;
 use crate::start::StartError;
-use crate::waker::Waker;
 use bytes::Bytes;
 use io_uring::types::BufRingEntry;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use tiderace_base::limits::BLOCK_BYTES;
 
 /// The one group of provided buffers.
@@ -31,9 +31,6 @@ struct Memory {
     buffer_bytes: usize,
     /// One bit for each buffer that came back.
     returned: Box<[AtomicU64]>,
-    /// Connections wait for a buffer: whoever returns one wakes the driver.
-    starving: AtomicBool,
-    waker: Arc<Waker>,
 }
 
 // SAFETY: the memory is reached through leases alone, each of which owns its buffer; the rest is atomic.
@@ -68,12 +65,8 @@ impl AsRef<[u8]> for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let word = &self.memory.returned[usize::from(self.buffer) / 64];
-        // Sequentially consistent, as is the driver's store of `starving` before it looks at the words: one of the two
-        // sees the other. Release, so that our reads happen before the kernel's next write.
-        word.fetch_or(1 << (self.buffer % 64), Ordering::SeqCst);
-        if self.memory.starving.load(Ordering::SeqCst) {
-            self.memory.waker.wake();
-        }
+        // Release, so that our reads happen before the kernel's next write.
+        word.fetch_or(1 << (self.buffer % 64), Ordering::Release);
     }
 }
 
@@ -97,12 +90,7 @@ unsafe impl Send for ReceivePool {}
 
 impl ReceivePool {
     /// Allocates `count` buffers, a power of two, and registers them.
-    pub(crate) fn new(
-        ring: &Ring,
-        count: u16,
-        buffer_bytes: usize,
-        waker: Arc<Waker>,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn new(ring: &Ring, count: u16, buffer_bytes: usize) -> Result<Self, StartError> {
         let count = count
             .max(2)
             .checked_next_power_of_two()
@@ -120,8 +108,6 @@ impl ReceivePool {
             returned: (0..usize::from(count).div_ceil(64))
                 .map(|_| AtomicU64::new(0))
                 .collect(),
-            starving: AtomicBool::new(false),
-            waker,
         };
         let mut pool = Self {
             memory: Arc::new(memory),
@@ -200,7 +186,7 @@ impl ReceivePool {
     pub(crate) fn reclaim(&mut self) {
         let tail = self.tail;
         for word in 0..self.memory.returned.len() {
-            let mut bits = self.memory.returned[word].swap(0, Ordering::SeqCst);
+            let mut bits = self.memory.returned[word].swap(0, Ordering::Acquire);
             while bits != 0 {
                 let buffer = (word * 64) as u16 + bits.trailing_zeros() as u16;
                 bits &= bits - 1;
@@ -211,17 +197,6 @@ impl ReceivePool {
         if self.tail != tail {
             self.publish();
         }
-    }
-
-    /// Says whether connections wait for a buffer. True: one came back in the meantime, do not sleep.
-    pub(crate) fn set_starving(&self, starving: bool) -> bool {
-        self.memory.starving.store(starving, Ordering::SeqCst);
-        starving
-            && self
-                .memory
-                .returned
-                .iter()
-                .any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
     /// Keeps all memory for ever: the kernel may still use it.

@@ -138,19 +138,18 @@ impl Ring {
         })
     }
 
-    /// Makes the calling thread the only one that may submit from now on. With `workers`, the ring's own threads may run
-    /// there, so that their work does not wait behind this thread's.
-    pub(crate) fn enable(&self, workers: Option<&libc::cpu_set_t>) -> Result<(), StartError> {
-        let submitter = self.ring.submitter();
-        submitter
+    /// Makes the calling thread the only one that may submit from now on.
+    pub(crate) fn enable(&self) -> Result<(), StartError> {
+        self.ring
+            .submitter()
             .register_enable_rings()
-            .map_err(|error| ring_refused("enabling the ring", &error))?;
-        if let Some(set) = workers {
-            submitter
-                .register_iowq_aff(set)
-                .map_err(|error| ring_refused("placing the ring's workers", &error))?;
-        }
-        Ok(())
+            .map_err(|error| ring_refused("enabling the ring", &error))
+    }
+
+    /// Lets the ring's own threads run on these cores, so that their work does not wait behind this thread's. Only after
+    /// the first submission: the kernel makes a thread's workers then. A refusal costs speed and nothing else.
+    pub(crate) fn place_workers(&self, cores: &libc::cpu_set_t) {
+        let _ = self.ring.submitter().register_iowq_aff(cores);
     }
 
     /// Registers a ring of provided buffers.

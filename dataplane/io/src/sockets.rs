@@ -295,8 +295,10 @@ impl Sockets {
 
     // --- Receiving ---------------------------------------------------------------------------------------------------
 
-    /// Starts a turn: gives buffers that came back to the kernel and to those who wait for one.
-    pub(crate) fn begin_turn(&mut self, now: Mono, ring: &mut Ring) {
+    /// Ends a turn: gives the kernel the buffers that came back, and those who wait for one another chance, oldest first
+    /// and no more of them than there are buffers. True: some still wait. Each of those that got a chance has bytes or
+    /// an end to report, so the next turn comes at once and the others follow.
+    pub(crate) fn finish_turn(&mut self, now: Mono, ring: &mut Ring) -> bool {
         self.pool.reclaim();
         let mut buffers = self.pool.free();
         while buffers > 0 {
@@ -315,11 +317,7 @@ impl Sockets {
         if self.accept_again_at.is_some_and(|at| at <= now) {
             self.serve(true, ring);
         }
-    }
-
-    /// Before sleeping. True: a buffer came back for somebody who waits.
-    pub(crate) fn must_not_sleep(&self) -> bool {
-        self.pool.set_starving(!self.starved.is_empty())
+        !self.starved.is_empty()
     }
 
     pub(crate) fn on_receive(
