@@ -196,6 +196,15 @@ impl Spender {
         }
     }
 
+    /// A ledger of which this much is spent already, and no more than that granted.
+    #[must_use]
+    pub const fn resumed(spent: Amount) -> Self {
+        Self {
+            granted: spent,
+            spent,
+        }
+    }
+
     /// Totals arrived. Lower ones than before are old news. Says whether there is more credit now.
     pub fn granted_to(&mut self, total: Amount) -> bool {
         // P-41

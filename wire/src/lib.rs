@@ -14,5 +14,6 @@ pub mod entry;
 pub mod error;
 pub mod frame;
 pub mod link;
+pub mod session;
 
 pub use layout::ControlError;

@@ -224,7 +224,7 @@ impl SlotSnapshot<'_> {
     /// When the part is larger than a control section.
     pub fn encode(&self, out: &mut BytesMut, message_id: MessageId) {
         write_frame(out, Self::KIND, Flags::NONE, message_id, 0, |out| {
-            self.put(out)
+            self.put(out);
         });
     }
 }
