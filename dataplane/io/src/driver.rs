@@ -6,6 +6,7 @@
 //! completions and messages, so the end of a turn (group commit) comes regularly under any load; a driver that ends, by
 //! whatever way, has first cancelled and taken back everything that the kernel might still write to.
 
+use crate::adopt::{Adopted, Adopter};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::files::Files;
@@ -20,6 +21,7 @@ use crate::waker::{StopHandle, Waker};
 use io_uring::{opcode, types};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine};
 use tiderace_base::time::{Mono, Now};
 
@@ -57,6 +59,8 @@ pub struct Driver {
     files: Option<Files>,
     mesh: Option<MeshEnd>,
     waker: Arc<Waker>,
+    adopter: Adopter,
+    adopted: Receiver<Adopted>,
     counters: Arc<Counters>,
     report: StartReport,
     cpu: Option<usize>,
@@ -113,12 +117,15 @@ impl Driver {
         let sockets = Sockets::new(listeners, connections_max, pool, Arc::clone(&counters));
         let files =
             journal.map(|journal| Files::new(journal, files_open_max, Arc::clone(&counters)));
+        let (adopter, adopted) = Adopter::new(Arc::clone(&waker));
         Ok(Self {
             ring,
             sockets,
             files,
             mesh,
             waker,
+            adopter,
+            adopted,
             counters,
             report,
             cpu,
@@ -140,6 +147,12 @@ impl Driver {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Hands connected sockets to the machine, from anywhere.
+    #[must_use]
+    pub fn adopter(&self) -> Adopter {
+        self.adopter.clone()
     }
 
     /// Asks the machine to stop, from anywhere.
@@ -218,6 +231,7 @@ impl Driver {
             self.on_completion(completion, now);
         }
         self.completions = completions;
+        self.take_adopted();
         if let Some(mesh) = &mut self.mesh {
             mesh.receive(MESSAGES_PER_TURN_MAX, &mut self.ready);
         }
@@ -229,6 +243,17 @@ impl Driver {
             self.stop_told = true;
             self.ready.push_back(Event::Stop);
         }
+    }
+
+    /// Takes in the sockets that were handed over. True: there were some.
+    fn take_adopted(&mut self) -> bool {
+        let mut any = false;
+        while let Ok((stream, peer)) = self.adopted.try_recv() {
+            self.sockets
+                .open(stream.into(), peer, &mut self.ring, &mut self.ready);
+            any = true;
+        }
+        any
     }
 
     fn on_completion(&mut self, completion: Completion, now: Now) {

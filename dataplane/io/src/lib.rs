@@ -8,6 +8,7 @@
     reason = "the ring and its buffers are shared with the kernel; each block says why it is sound"
 )]
 
+mod adopt;
 mod blocking_disk;
 mod clock;
 mod counters;
@@ -27,6 +28,7 @@ mod start;
 mod syscall;
 mod waker;
 
+pub use adopt::Adopter;
 pub use blocking_disk::BlockingDisk;
 pub use clock::Clock;
 pub use counters::{Counter, Counters};

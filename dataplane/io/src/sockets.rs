@@ -20,6 +20,7 @@ use crate::syscall::socket_address;
 use bytes::Bytes;
 use io_uring::{opcode, types};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
@@ -267,6 +268,18 @@ impl Sockets {
             }
             Ok(peer) => peer,
         };
+        self.counters.accepted.add(1);
+        self.open(socket, peer, ring, ready);
+    }
+
+    /// Begins a connection on a connected socket.
+    pub(crate) fn open(
+        &mut self,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        ring: &mut Ring,
+        ready: &mut VecDeque<Event>,
+    ) {
         let place = self.connections.insert(Connection {
             socket,
             wanted: true,
@@ -278,7 +291,6 @@ impl Sockets {
             sending: None,
             cancelling_send: false,
         });
-        self.counters.accepted.add(1);
         ready.push_back(Event::Accepted {
             conn: id_of(place),
             peer,
