@@ -1,4 +1,20 @@
-//! The simulator: a whole zone in one thread under a seed, on a simulated disk, network and clock. One file
-//! per property, named after what must never happen.
+//! The simulator: a whole node in one thread under a seed, on a simulated disk, network and clock. A seed is a whole run,
+//! and a failing one is a complete bug report.
+//!
+//! - [`world`] executes a machine's effects and gives it its events, and lets everything go wrong that may.
+//! - [`history`] is what was seen from outside; [`properties`] judge it, one file for each thing that must never happen.
+//! - [`run`] is the course of one run: a safety phase with faults, then healing and a demand for progress, then a power
+//!   cut and an audit of every record.
+//! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
+//!   properties find what they are for.
+//!
+//! To plug in another program, implement [`world::Program`] for it and [`run::Scenario`] for its clients: the scenario
+//! adds nodes and actors to the world, the actors tell the history what they see, and nothing else needs to know.
 
 #![forbid(unsafe_code)]
+
+pub mod history;
+pub mod properties;
+pub mod run;
+pub mod toy;
+pub mod world;

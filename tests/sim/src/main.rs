@@ -1,5 +1,185 @@
-//! Runs seeds of the simulator and prints the first one that breaks a property.
+//! Runs seeds of the simulator and names the first one that breaks a property. Exit code 1 means that one did; its line
+//! says how to run it again with a trace.
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a program: it speaks to whoever started it"
+)]
 
-fn main() {}
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use sim::run::{Options, Report, Scenario, run};
+use sim::toy::Toy;
+use sim::world::faults::{Fault, Fired};
+
+const HELP: &str = "\
+Runs the product's own code in one thread on a simulated disk, network and clock.
+
+  --seed N        run one seed
+  --seeds A..B    run the seeds from A to B, without B
+  --minutes M     run seeds for so long, from --from on
+  --from A        the first seed for --minutes (default 0)
+  --twice         run each seed twice and compare
+  --trace         print everything that happens
+  --toy           simulate the toy log instead of a node
+";
+
+struct Arguments {
+    seeds: Range<u64>,
+    deadline: Option<Instant>,
+    twice: bool,
+    trace: bool,
+}
+
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut parsed = Arguments {
+        seeds: 0..100,
+        deadline: None,
+        twice: false,
+        trace: false,
+    };
+    let mut arguments = arguments.peekable();
+    while let Some(name) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{name} needs a value"));
+        let number = |text: &str| {
+            text.parse::<u64>()
+                .map_err(|_| format!("{text:?} is not a number"))
+        };
+        match name.as_str() {
+            "--seed" => {
+                let seed = number(&value()?)?;
+                parsed.seeds = seed..seed + 1;
+            }
+            "--seeds" => {
+                let text = value()?;
+                let (from, to) = text
+                    .split_once("..")
+                    .ok_or(format!("{text:?} is not like 0..200"))?;
+                parsed.seeds = number(from)?..number(to)?;
+            }
+            "--minutes" => {
+                let minutes = number(&value()?)?;
+                parsed.deadline = Some(Instant::now() + Duration::from_secs(60 * minutes));
+                parsed.seeds.end = u64::MAX;
+            }
+            "--from" => parsed.seeds.start = number(&value()?)?,
+            "--twice" => parsed.twice = true,
+            "--trace" => parsed.trace = true,
+            "--toy" => {}
+            _ => return Err(format!("{name} is unknown\n\n{HELP}")),
+        }
+    }
+    Ok(parsed)
+}
+
+#[derive(Default)]
+struct Summary {
+    seeds: u64,
+    events: u64,
+    effects: u64,
+    writes: u64,
+    acknowledged: u64,
+    delivered: u64,
+    crashes: u64,
+    restarts: u64,
+    simulated_ns: u128,
+    fired: Fired,
+}
+
+impl Summary {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.events += report.counts.events;
+        self.effects += report.counts.effects;
+        self.writes += report.counts.writes;
+        self.acknowledged += report.acknowledged;
+        self.delivered += report.delivered;
+        self.crashes += report.counts.crashes;
+        self.restarts += report.counts.restarts;
+        self.simulated_ns += u128::from(report.simulated_ns);
+        self.fired.add(&report.fired);
+    }
+
+    fn print(&self, took: Duration) {
+        println!(
+            "{} seeds in {:.1} s ({:.1} ms each), {:.0} simulated seconds",
+            self.seeds,
+            took.as_secs_f64(),
+            took.as_secs_f64() * 1e3 / self.seeds.max(1) as f64,
+            self.simulated_ns as f64 / 1e9,
+        );
+        println!(
+            "events {}, effects {}, disk writes {}, batches acknowledged {}, delivered {}, crashes {}, restarts {}",
+            self.events,
+            self.effects,
+            self.writes,
+            self.acknowledged,
+            self.delivered,
+            self.crashes,
+            self.restarts
+        );
+        let fired: Vec<String> = Fault::ALL
+            .into_iter()
+            .filter(|fault| self.fired.count(*fault) > 0)
+            .map(|fault| format!("{} {}", fault.name(), self.fired.count(fault)))
+            .collect();
+        println!("faults fired: {}", fired.join(", "));
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let scenario: &dyn Scenario = &Toy::default();
+    let started = Instant::now();
+    let mut summary = Summary::default();
+    let options = Options {
+        prints: arguments.trace,
+    };
+    for seed in arguments.seeds.clone() {
+        if arguments
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            break;
+        }
+        let report = run(scenario, seed, options);
+        summary.add(&report);
+        if let Some(violation) = &report.violation {
+            println!("seed {seed}: {violation}");
+            println!("again: cargo run --release -p sim -- --seed {seed} --trace");
+            summary.print(started.elapsed());
+            return ExitCode::FAILURE;
+        }
+        if arguments.twice {
+            let again = run(scenario, seed, Options::default());
+            if again != report {
+                println!(
+                    "seed {seed}: two runs differ: {:016x} and {:016x}",
+                    report.hash, again.hash
+                );
+                return ExitCode::FAILURE;
+            }
+        }
+        if arguments.seeds.end - arguments.seeds.start == 1 {
+            println!("seed {seed}: hash {:016x}", report.hash);
+        } else if summary.seeds.is_multiple_of(500) {
+            println!(
+                "{} seeds, up to {seed}: {:.1} s",
+                summary.seeds,
+                started.elapsed().as_secs_f64()
+            );
+        }
+    }
+    summary.print(started.elapsed());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,44 @@
+//! Nobody waits for ever: once faults have ended, every client reaches its goal within bounded simulated time. The bound
+//! is the run's own: it reports at its end who still waits.
+
+use super::Property;
+use crate::history::Observation;
+
+/// Judges the run's end.
+#[derive(Debug, Default)]
+pub(super) struct Checker;
+
+impl Property for Checker {
+    fn name(&self) -> &'static str {
+        "no_cycle_of_waiting"
+    }
+
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        match observation {
+            Observation::Finished { waiting } if !waiting.is_empty() => Err(format!(
+                "faults have ended long ago, and these still wait: {}",
+                waiting.join("; ")
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::assert_refuses_the_last;
+    use super::*;
+
+    #[test]
+    fn somebody_who_still_waits_is_noticed() {
+        let waiting = vec!["actor0: an acknowledgement".to_owned()];
+        assert_refuses_the_last(
+            &mut Checker,
+            &[Observation::Healed, Observation::Finished { waiting }],
+        );
+        let none = Observation::Finished {
+            waiting: Vec::new(),
+        };
+        assert_eq!(Checker.observe(&none), Ok(()));
+    }
+}

@@ -1,0 +1,75 @@
+//! A batch of an idempotent producer stands in its partition once: every acknowledgement of it, the first and those of
+//! its retries, and every delivery name the same offset. What a `memory` stream lost with its process may come again.
+
+use std::collections::BTreeMap;
+
+use super::{Property, Streams};
+use crate::history::{BatchName, Observation};
+
+/// Where each batch stands.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    streams: Streams,
+    places: BTreeMap<BatchName, u64>,
+}
+
+impl Property for Checker {
+    fn name(&self) -> &'static str {
+        "retries_never_duplicate"
+    }
+
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        self.streams.observe(observation);
+        match observation {
+            Observation::Acknowledged { batch, offset, .. }
+            | Observation::Delivered {
+                batch: Some(batch),
+                offset,
+                ..
+            } => {
+                let place = *self.places.entry(*batch).or_insert(*offset);
+                if place != *offset {
+                    return Err(format!("{batch:?} stands at {place} and at {offset}"));
+                }
+            }
+            Observation::NodeDied { .. } => {
+                let streams = &self.streams;
+                self.places
+                    .retain(|batch, _| !streams.is_volatile(batch.partition));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::*;
+    use super::*;
+
+    #[test]
+    fn a_batch_at_two_places_is_noticed() {
+        assert_refuses_the_last(
+            &mut Checker::default(),
+            &[acknowledged(0, 0, 1), died(), acknowledged(0, 2, 2)],
+        );
+        assert_refuses_the_last(
+            &mut Checker::default(),
+            &[delivered(1, 0, 0, 1), delivered(1, 0, 2, 1)],
+        );
+    }
+
+    #[test]
+    fn a_retry_that_hears_the_same_offset_is_fine() {
+        assert_accepts(
+            &mut Checker::default(),
+            &[
+                acknowledged(0, 0, 1),
+                delivered(1, 0, 0, 1),
+                died(),
+                acknowledged(0, 0, 2),
+            ],
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! What goes wrong, how often, and how often it did. A seed draws one mixture (swarm testing: most runs have a few kinds
+//! of fault and many of them, not a little of everything), so that rare faults meet quiet stretches as well as each
+//! other. Invariant: nothing fires after [`Faults::stop`].
+
+use tiderace_base::prng::Prng;
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Fault {
+    /// A disk operation takes milliseconds instead of microseconds, and later ones overtake it.
+    DiskSlow,
+    /// A disk does nothing for seconds.
+    DiskStall,
+    /// A write fails with EIO; any part of it may be on the platter.
+    WriteError,
+    /// A sync fails with EIO; any part of what it was for may be gone for good.
+    SyncError,
+    /// A read fails with EIO.
+    ReadError,
+    /// A read returns one wrong bit.
+    ReadFlip,
+    /// The disk is full for a while.
+    DiskFull,
+    /// A connection is reset, with bytes on their way in both directions.
+    Reset,
+    /// The peer vanishes without a word.
+    HalfOpen,
+    /// Bytes arrive a few at a time.
+    Dribble,
+    /// The network carries nothing for a while.
+    NetworkStall,
+    /// The node loses power.
+    PowerLoss,
+    /// The node's process is killed; what it had handed to the kernel goes on.
+    Kill,
+    /// Power is lost in the middle of a recovery.
+    PowerLossInRecovery,
+    /// The node's process ends because it said `Fatal`.
+    FatalExit,
+    /// An operator asks for an orderly stop.
+    OrderlyStop,
+    /// A machine is not scheduled for a while.
+    Pause,
+    /// The wall clock jumps.
+    WallJump,
+    /// Receive buffers run out because the machine holds them.
+    BuffersHeld,
+}
+
+impl Fault {
+    /// Every kind, in the order of the summary.
+    pub const ALL: [Self; 19] = [
+        Self::DiskSlow,
+        Self::DiskStall,
+        Self::WriteError,
+        Self::SyncError,
+        Self::ReadError,
+        Self::ReadFlip,
+        Self::DiskFull,
+        Self::Reset,
+        Self::HalfOpen,
+        Self::Dribble,
+        Self::NetworkStall,
+        Self::PowerLoss,
+        Self::Kill,
+        Self::PowerLossInRecovery,
+        Self::FatalExit,
+        Self::OrderlyStop,
+        Self::Pause,
+        Self::WallJump,
+        Self::BuffersHeld,
+    ];
+
+    /// The kind's name in the summary.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DiskSlow => "disk_slow",
+            Self::DiskStall => "disk_stall",
+            Self::WriteError => "write_error",
+            Self::SyncError => "sync_error",
+            Self::ReadError => "read_error",
+            Self::ReadFlip => "read_flip",
+            Self::DiskFull => "disk_full",
+            Self::Reset => "reset",
+            Self::HalfOpen => "half_open",
+            Self::Dribble => "dribble",
+            Self::NetworkStall => "network_stall",
+            Self::PowerLoss => "power_loss",
+            Self::Kill => "kill",
+            Self::PowerLossInRecovery => "power_loss_in_recovery",
+            Self::FatalExit => "fatal_exit",
+            Self::OrderlyStop => "orderly_stop",
+            Self::Pause => "pause",
+            Self::WallJump => "wall_jump",
+            Self::BuffersHeld => "buffers_held",
+        }
+    }
+}
+
+/// How often each kind fired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fired([u64; Fault::ALL.len()]);
+
+impl Fired {
+    /// How often this kind fired.
+    #[must_use]
+    pub fn count(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+}
+
+/// The mixture of one run.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    /// Chances per opportunity, in millionths.
+    per_million: [u32; Fault::ALL.len()],
+    fired: Fired,
+    active: bool,
+}
+
+impl Faults {
+    /// A run in which nothing goes wrong.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            per_million: [0; Fault::ALL.len()],
+            fired: Fired::default(),
+            active: true,
+        }
+    }
+
+    /// A mixture. An opportunity is one operation for the disk's faults, one segment or one send for the network's, one
+    /// turn for `Pause`, one start for `PowerLossInRecovery`, and one draw of the disturber, a few in each simulated
+    /// second, for what happens to a whole node.
+    #[must_use]
+    pub fn draw(prng: &mut Prng) -> Self {
+        let mut faults = Self::none();
+        let mut maybe = |fault: Fault, numerator: u64, highest: u64| {
+            if prng.chance(numerator, 8) {
+                let rate = prng.range(highest / 20 + 1, highest + 2);
+                faults.per_million[fault as usize] = u32::try_from(rate).unwrap_or(u32::MAX);
+            }
+        };
+        maybe(Fault::DiskSlow, 5, 200_000);
+        maybe(Fault::DiskStall, 2, 2_000);
+        maybe(Fault::WriteError, 1, 3_000);
+        maybe(Fault::SyncError, 1, 20_000);
+        maybe(Fault::DiskFull, 2, 100_000);
+        maybe(Fault::Reset, 4, 5_000);
+        maybe(Fault::HalfOpen, 3, 2_000);
+        maybe(Fault::Dribble, 3, 300_000);
+        maybe(Fault::NetworkStall, 3, 5_000);
+        maybe(Fault::PowerLoss, 5, 600_000);
+        maybe(Fault::Kill, 4, 600_000);
+        maybe(Fault::PowerLossInRecovery, 4, 500_000);
+        maybe(Fault::OrderlyStop, 2, 200_000);
+        maybe(Fault::Pause, 3, 5_000);
+        maybe(Fault::WallJump, 3, 300_000);
+        faults
+    }
+
+    /// Sets the chance of one kind, in millionths.
+    pub fn set(&mut self, fault: Fault, per_million: u32) {
+        self.per_million[fault as usize] = per_million;
+    }
+
+    /// Whether this opportunity is taken. Counts it.
+    pub fn fires(&mut self, fault: Fault, prng: &mut Prng) -> bool {
+        let fires = self.is_drawn(fault, prng);
+        if fires {
+            self.note(fault);
+        }
+        fires
+    }
+
+    /// Whether this opportunity is taken, for a fault that is counted by [`Faults::note`] once it has happened.
+    pub fn is_drawn(&self, fault: Fault, prng: &mut Prng) -> bool {
+        let chance = self.per_million[fault as usize];
+        // A kind that is off draws nothing, so that switching one on does not shift what the others do.
+        self.active && chance > 0 && prng.chance(u64::from(chance), 1_000_000)
+    }
+
+    /// Counts a fault that happened without being drawn.
+    pub fn note(&mut self, fault: Fault) {
+        self.fired.0[fault as usize] += 1;
+    }
+
+    /// The end of the safety phase: from now on nothing goes wrong.
+    pub fn stop(&mut self) {
+        self.active = false;
+    }
+
+    /// Whether faults may still fire.
+    #[must_use]
+    pub fn active(&self) -> bool {
+        self.active
+    }
+
+    /// How often each kind fired so far.
+    #[must_use]
+    pub fn fired(&self) -> &Fired {
+        &self.fired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_fires_after_the_stop() {
+        let mut prng = Prng::new(1);
+        let mut faults = Faults::none();
+        faults.set(Fault::Reset, 1_000_000);
+        assert!(faults.fires(Fault::Reset, &mut prng));
+        faults.stop();
+        assert!(!faults.fires(Fault::Reset, &mut prng));
+        assert_eq!(faults.fired().count(Fault::Reset), 1);
+    }
+
+    #[test]
+    fn every_kind_has_its_own_name_and_place() {
+        for (place, fault) in Fault::ALL.into_iter().enumerate() {
+            assert_eq!(place, fault as usize, "{}", fault.name());
+            assert_eq!(
+                Fault::ALL
+                    .iter()
+                    .filter(|other| other.name() == fault.name())
+                    .count(),
+                1
+            );
+        }
+    }
+}
