@@ -20,7 +20,7 @@ use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::entry::EntryKind;
 
 /// The cell of the log: format u8, reserved [u8; 3], epoch u32 of the last entry in the capture, its sequence u64.
-const LOG_KIND: u8 = 16;
+pub(crate) const LOG_KIND: u8 = 16;
 /// The journal buffers this much of a checkpoint before it asks its owner to wait.
 const BACKLOG_BYTES_MAX: usize = limits::MIB;
 
@@ -34,7 +34,7 @@ pub(crate) struct LogEnd {
 }
 
 impl LogEnd {
-    fn encode(self) -> Vec<u8> {
+    pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = vec![FORMAT, 0, 0, 0];
         out.put_u32(self.epoch.get());
         out.put_u64(self.sequence.get());

@@ -21,7 +21,7 @@ use tiderace_base::operation::{Effect, Effects, Event, Machine};
 use tiderace_base::position::{CatalogueVersion, Epoch, Lsn, Offset};
 use tiderace_base::time::{Mono, Now};
 use tiderace_storage::{Class, EntryMeta, Journal, Output, Refused, Starts};
-use tiderace_wire::batch::Placement;
+use tiderace_wire::batch::{BatchHeader, Placement};
 use tiderace_wire::entry::{EntryKind, NO_PARTITION, encode_entry};
 
 /// The slot of the control log's entries, in its own journal.
@@ -258,11 +258,8 @@ impl Control {
                     self.answers.extend(batch.answers);
                 }
                 Err(Refused::ReadOnly) => self.refuse_full(taken, now),
-                Err(Refused::Busy) => return,
-                Err(Refused::Poisoned) => {
-                    self.phase = Phase::Failed;
-                    return;
-                }
+                // Room, or the reason why there will be none, follows.
+                Err(Refused::Busy | Refused::Poisoned) => return,
             }
         }
     }
@@ -279,12 +276,8 @@ impl Control {
         let facts = core::mem::take(&mut self.boot);
         match self.write(Class::Control, epoch, state, &facts, &body, now) {
             Ok(()) => true,
-            Err(Refused::ReadOnly | Refused::Busy) => {
+            Err(Refused::ReadOnly | Refused::Busy | Refused::Poisoned) => {
                 self.boot = facts;
-                false
-            }
-            Err(Refused::Poisoned) => {
-                self.phase = Phase::Failed;
                 false
             }
         }
@@ -357,15 +350,7 @@ impl Control {
     ) -> Result<(), Refused> {
         let sequence = self.log.sequence.advance(1);
         let append_time_us = now.wall.as_us();
-        let mut header = encode_entry(EntryKind::Catalogue, NO_PARTITION, body);
-        header.place(Placement {
-            base_offset: Offset::ZERO,
-            slot_seq: sequence,
-            epoch,
-            slot: SLOT,
-            entry_kind: EntryKind::Catalogue,
-            append_time_us,
-        });
+        let header = entry_header(LogEnd { sequence, epoch }, body, append_time_us);
         let mut draft = self
             .journal
             .draft(class, limits::BATCH_HEADER_BYTES + body.len())?;
@@ -588,6 +573,20 @@ impl Machine for Control {
             effects.push(Effect::WakeAt(at));
         }
     }
+}
+
+/// The header of the control log's entry at this place.
+pub(crate) fn entry_header(place: LogEnd, body: &[u8], append_time_us: u64) -> BatchHeader {
+    let mut header = encode_entry(EntryKind::Catalogue, NO_PARTITION, body);
+    header.place(Placement {
+        base_offset: Offset::ZERO,
+        slot_seq: place.sequence,
+        epoch: place.epoch,
+        slot: SLOT,
+        entry_kind: EntryKind::Catalogue,
+        append_time_us,
+    });
+    header
 }
 
 /// Applies a fact that was concluded on `state`, and appends its event.

@@ -2,7 +2,9 @@
 //! random and decided by a seed; a state is compared by its encoding, which names every part of it.
 
 use crate::catalogue::{ApplyError, Catalogue, Proposal};
-use crate::cell::{Assembly, CellKey};
+use crate::cell::{Assembly, CellKey, FORMAT};
+use crate::checkpoint::{LOG_KIND, LogEnd, LogFault, Recovery};
+use crate::control::entry_header;
 use crate::encoding::DecodeError;
 use crate::event::{CatalogueEvent, Fact, ShardBoot};
 use core::num::NonZeroU8;
@@ -10,9 +12,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tiderace_base::catalogue::{Change, Durability, Retention, Stream};
 use tiderace_base::ids::{BootId, DiskId, NodeId, SlotId, StreamId, TenantId, ZoneId};
-use tiderace_base::position::Epoch;
+use tiderace_base::position::{Epoch, Lsn, SlotSeq};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Wall;
+use tiderace_storage::Replay;
+use tiderace_wire::entry::{EntryKind, NO_PARTITION, encode_entry};
 
 fn shards(count: usize, boot_count: u64) -> Arc<[ShardBoot]> {
     (0..count)
@@ -202,6 +206,128 @@ fn cells_that_do_not_belong_together_are_refused() {
         Assembly::default()
             .finish()
             .is_ok_and(|empty| empty.encode() == Catalogue::new().encode())
+    );
+}
+
+/// An entry as recovery meets it.
+struct Entry {
+    place: LogEnd,
+    body: Vec<u8>,
+}
+
+impl Entry {
+    fn replay(&self, recovery: &mut Recovery) {
+        let header = entry_header(self.place, &self.body, 5);
+        let at = Lsn::new(self.place.sequence.get() * 100);
+        recovery.entry(at, at.advance(100), &header, &self.body);
+    }
+}
+
+/// A random log, and the state after each of its entries, the empty one first.
+fn log(prng: &mut Prng) -> (Vec<Entry>, Vec<Catalogue>) {
+    let mut states = vec![Catalogue::new()];
+    let mut entries = Vec::new();
+    for sequence in 1..=30 {
+        let mut state = states.last().expect("one state").clone();
+        let mut body = Vec::new();
+        while body.is_empty() || prng.chance(2, 3) {
+            if let Some(event) = step(&mut state, prng) {
+                event.encode(&mut body);
+            }
+        }
+        states.push(state);
+        let place = LogEnd {
+            sequence: SlotSeq::new(sequence),
+            epoch: Epoch::new(1),
+        };
+        entries.push(Entry { place, body });
+    }
+    (entries, states)
+}
+
+fn replay_cells(recovery: &mut Recovery, state: &Catalogue, place: LogEnd) {
+    recovery.cell(LOG_KIND, &[], Some(&place.encode()));
+    let mut cursor = None;
+    while let Some(key) = state.next_cell(cursor) {
+        recovery.cell(key.kind(), &key.encode(), state.cell(key).as_deref());
+        cursor = Some(key);
+    }
+}
+
+#[test]
+fn where_the_replay_begins_before_the_checkpoint_does_not_matter() {
+    let mut prng = Prng::new(8);
+    let (entries, states) = log(&mut prng);
+    for captured in 1..=entries.len() {
+        for first in 0..=captured {
+            let mut recovery = Recovery::new();
+            let place = entries[captured - 1].place;
+            replay_cells(&mut recovery, &states[captured], place);
+            for entry in &entries[first..] {
+                entry.replay(&mut recovery);
+            }
+            let (state, end) = recovery.finish().expect("a good journal");
+            assert_eq!(state.encode(), states.last().expect("one state").encode());
+            assert_eq!(end.sequence.get(), entries.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn a_missing_entry_is_refused_and_named() {
+    let (entries, _) = log(&mut Prng::new(9));
+    let mut recovery = Recovery::new();
+    for entry in entries
+        .iter()
+        .filter(|entry| entry.place.sequence.get() != 7)
+    {
+        entry.replay(&mut recovery);
+    }
+    assert_eq!(
+        recovery.finish().err(),
+        Some(LogFault::Sequence {
+            at: Lsn::new(800),
+            expected: SlotSeq::new(7),
+            found: SlotSeq::new(8),
+        })
+    );
+}
+
+#[test]
+fn another_journals_entry_and_unreadable_ones_are_refused() {
+    let (entries, _) = log(&mut Prng::new(10));
+    let mut recovery = Recovery::new();
+    let body = [0; 8];
+    let header = encode_entry(EntryKind::PartitionDrop, NO_PARTITION, &body);
+    recovery.entry(Lsn::new(1), Lsn::new(2), &header, &body);
+    // What follows a fault is not looked at.
+    entries[0].replay(&mut recovery);
+    assert_eq!(
+        recovery.finish().err(),
+        Some(LogFault::Foreign(Lsn::new(1)))
+    );
+
+    let mut recovery = Recovery::new();
+    let short = Entry {
+        place: entries[0].place,
+        body: entries[0].body[1..].to_vec(),
+    };
+    short.replay(&mut recovery);
+    assert!(matches!(recovery.finish().err(), Some(LogFault::Entry(..))));
+
+    let mut recovery = Recovery::new();
+    let out_of_place = Entry {
+        place: entries[0].place,
+        body: entries[1].body.clone(),
+    };
+    out_of_place.replay(&mut recovery);
+    assert!(matches!(recovery.finish().err(), Some(LogFault::Apply(..))));
+
+    let mut recovery = Recovery::new();
+    recovery.cell(LOG_KIND, &[], Some(&[FORMAT]));
+    assert_eq!(
+        recovery.finish().err(),
+        Some(LogFault::Cell(DecodeError::Short))
     );
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct MemoryDisk {
     files: BTreeMap<JournalFile, File>,
     /// No file can be created.
     pub(crate) is_full: bool,
+    /// No write succeeds.
+    pub(crate) is_broken: bool,
 }
 
 impl MemoryDisk {
@@ -91,9 +93,13 @@ impl MemoryDisk {
                 durable,
             } => Event::Written {
                 op: *op,
-                result: self.file(*file).map(|file| {
-                    file.write(*at as usize, data, *durable);
-                }),
+                result: if self.is_broken {
+                    Err(DiskError::Io(5))
+                } else {
+                    self.file(*file).map(|file| {
+                        file.write(*at as usize, data, *durable);
+                    })
+                },
             },
             Effect::Read { op, file, at, len } => {
                 let mut bytes = vec![0; *len as usize];

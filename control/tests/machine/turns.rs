@@ -6,7 +6,7 @@ use tiderace_base::catalogue::{Change, Durability, Outcome, Refusal};
 use tiderace_base::ids::{BootId, ShardId, StreamId};
 use tiderace_base::limits;
 use tiderace_base::mesh::Peer;
-use tiderace_base::operation::Event;
+use tiderace_base::operation::{Event, Fatal};
 
 fn created(world: &World, request: u64) -> StreamId {
     match world.answers.get(&request) {
@@ -219,4 +219,72 @@ fn an_idle_node_stops_and_the_next_run_has_another_epoch() {
         after.nodes.get(&after.node).map(|place| place.boot),
         Some(BootId::new(2))
     );
+}
+
+#[test]
+fn changes_of_one_turn_share_entries() {
+    let mut world = started(14, 1);
+    let before = world.control().stats().journal.entries;
+    let events = (0..300)
+        .map(|index| world.question(0, create(&format!("s/{index}"))).1)
+        .collect();
+    world.turn(events);
+    let entries = world.control().stats().journal.entries - before;
+    assert_eq!(entries, 2, "256 and 44");
+    world.settle();
+    assert_eq!(world.snapshot(0).streams.size(), 300);
+}
+
+#[test]
+fn a_failed_write_ends_the_machine_and_answers_nothing_that_was_in_it() {
+    let mut world = started(15, 1);
+    world.disk.is_broken = true;
+    world.ask(0, create("a"));
+    world.settle();
+    assert!(matches!(world.fatal, Some(Fatal::JournalWrite(_))));
+    world.ask(0, create("b"));
+    world.turn(vec![Event::Stop, Event::Timer]);
+    assert!(world.answers.is_empty());
+    assert!(!world.is_stopped);
+}
+
+#[test]
+fn a_full_disk_refuses_creations_and_takes_them_again_by_itself() {
+    let mut world = started(16, 1);
+    let first = world.ask(0, create("first"));
+    world.settle();
+    let stream = created(&world, first);
+    world.disk.is_full = true;
+    let mut refused = None;
+    for index in 0..2000 {
+        let request = world.ask(0, create(&format!("{}/{index}", "x".repeat(200))));
+        world.settle();
+        match &world.answers[&request] {
+            Ok(Outcome::Created(_)) => {}
+            Err(Refusal::DiskFull) => {
+                refused = Some(request);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused.is_some(), "the disk fills up");
+    assert!(world.control().stats().is_read_only);
+    // What needs no space is answered, and what frees some may use what is reserved.
+    let again = world.ask(0, create("first"));
+    world.settle();
+    assert_eq!(created(&world, again), stream);
+    let delete = world.ask(0, Change::DeleteStream(stream));
+    world.settle();
+    assert_eq!(world.answers[&delete], Ok(Outcome::Deleted(stream)));
+
+    world.disk.is_full = false;
+    for _ in 0..10 {
+        world.wake();
+        world.settle();
+    }
+    assert!(!world.control().stats().is_read_only);
+    let request = world.ask(0, create("later"));
+    world.settle();
+    created(&world, request);
 }

@@ -11,7 +11,7 @@ use tiderace_base::ids::{
 };
 use tiderace_base::limits::{BLOCK_BYTES, KIB};
 use tiderace_base::mesh::{Message, Origin, Peer};
-use tiderace_base::operation::{Effect, Effects, Event, Machine};
+use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine};
 use tiderace_base::position::Epoch;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now, Wall};
@@ -32,6 +32,8 @@ pub(crate) struct World {
     /// Answers by request.
     pub(crate) answers: BTreeMap<u64, Answer>,
     pub(crate) is_stopped: bool,
+    /// Why the machine cannot go on.
+    pub(crate) fatal: Option<Fatal>,
     /// Everything that the machine wanted, as text: two runs of a seed give the same.
     pub(crate) trace: Vec<String>,
     /// Every stream that was ever in a posted snapshot, by its path.
@@ -82,6 +84,7 @@ impl World {
             flying: Vec::new(),
             answers: BTreeMap::new(),
             is_stopped: false,
+            fatal: None,
             trace: Vec::new(),
             published: BTreeMap::new(),
             asked_to_delete: BTreeSet::new(),
@@ -183,6 +186,10 @@ impl World {
             Effect::Stopped => {
                 assert!(!self.is_stopped, "a machine stops once");
                 self.is_stopped = true;
+            }
+            Effect::Fatal(fatal) => {
+                assert!(self.fatal.is_none(), "a machine fails once");
+                self.fatal = Some(fatal);
             }
             other => panic!("control does not want {other:?}"),
         }
