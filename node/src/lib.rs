@@ -1,4 +1,10 @@
-//! Assembly without a runtime: shards, control and the routing between them. This is what the simulator
-//! drives; threads, sockets and files are added by the `tiderace` program.
+//! Assembly without a runtime: shards, control and the routing between them. It is what the program runs and what the
+//! simulator drives, and the only room where shard and control meet.
 
 #![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod config;
+
+pub use boot::{BootError, Node, boot};
+pub use config::{ConfigError, NodeConfig, ShardMemory};

@@ -5,7 +5,7 @@
 use tiderace_base::position::{Epoch, SlotSeq};
 
 /// Epochs that a slot's map remembers. Older ones are folded into the oldest kept, which then answers for them.
-pub const EPOCHS_KEPT_MAX: usize = 64;
+const EPOCHS_KEPT_MAX: usize = 64;
 
 /// Where each epoch of a sequence began. `P` is the sequence's position: a slot sequence or an offset.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,4 +1,26 @@
-//! The shard machine: one deterministic `step` from events to effects that composes storage, replication
-//! and sessions. Knows no socket, no clock and no control plane.
+//! The shard machine: composes storage, replication and sessions into one deterministic step. Knows no socket, no file
+//! and no clock, and starts nothing: events come in, effects go out.
+//!
+//! Read [`Shard`] first, then an event's way: `sessions` (frames), `produce` (into the journal), `undurable` (until it is
+//! durable), `subscription` (out again); beside it `requests`, `maintenance`, `retention` and `replay`.
 
 #![forbid(unsafe_code)]
+
+mod connection;
+mod maintenance;
+mod metrics;
+mod partition;
+mod partitions;
+mod produce;
+mod producer;
+mod replay;
+mod requests;
+mod retention;
+mod sessions;
+mod shard;
+mod subscription;
+mod undurable;
+
+pub use metrics::{Kind, Metric, Metrics};
+pub use partition::Partition;
+pub use shard::{Shard, ShardConfig, ShardError};

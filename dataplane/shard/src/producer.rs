@@ -80,26 +80,47 @@ impl Producers {
     /// One producer.
     #[must_use]
     pub fn get(&self, id: ProducerId) -> Option<&Producer> {
-        self.known.binary_search_by_key(&id, |known| known.id).ok().map(|index| &self.known[index])
+        self.known
+            .binary_search_by_key(&id, |known| known.id)
+            .ok()
+            .map(|index| &self.known[index])
     }
 
     /// What to do with the batch (`id`, `epoch`, `seq`). Changes nothing.
     #[must_use]
     pub fn judge(&self, id: ProducerId, epoch: ProducerEpoch, seq: ProducerSeq) -> Verdict {
         let Some(producer) = self.get(id) else {
-            return if seq == ProducerSeq::ZERO { Verdict::Append } else { Verdict::Unknown };
+            return if seq == ProducerSeq::ZERO {
+                Verdict::Append
+            } else {
+                Verdict::Unknown
+            };
         };
         if epoch < producer.epoch {
-            return Verdict::Fenced { newest: producer.epoch };
+            return Verdict::Fenced {
+                newest: producer.epoch,
+            };
         }
         if epoch > producer.epoch {
-            return if seq == ProducerSeq::ZERO { Verdict::Append } else { Verdict::Gap { due: ProducerSeq::ZERO } };
+            return if seq == ProducerSeq::ZERO {
+                Verdict::Append
+            } else {
+                Verdict::Gap {
+                    due: ProducerSeq::ZERO,
+                }
+            };
         }
         if seq <= producer.last_seq {
-            return producer.remembered(seq).map_or(Verdict::Forgotten, Verdict::Duplicate);
+            return producer
+                .remembered(seq)
+                .map_or(Verdict::Forgotten, Verdict::Duplicate);
         }
         let due = producer.last_seq.advance(1);
-        if seq == due { Verdict::Append } else { Verdict::Gap { due } }
+        if seq == due {
+            Verdict::Append
+        } else {
+            Verdict::Gap { due }
+        }
     }
 
     /// The producer that must be expired before a batch of `id` can be appended: the one whose last batch lies furthest
@@ -109,15 +130,30 @@ impl Producers {
         if self.known.len() < PRODUCERS_PER_PARTITION_MAX || self.get(id).is_some() {
             return None;
         }
-        self.known.iter().min_by_key(|producer| (producer.window.back().map_or(Lsn::ZERO, |last| last.end), producer.id))
+        self.known.iter().min_by_key(|producer| {
+            (
+                producer.window.back().map_or(Lsn::ZERO, |last| last.end),
+                producer.id,
+            )
+        })
     }
 
     /// Takes an appended batch.
     ///
     /// # Panics
     /// When the batch is not the next of its producer: it was judged before.
-    pub fn appended(&mut self, id: ProducerId, epoch: ProducerEpoch, seq: ProducerSeq, place: Remembered) {
-        assert_eq!(self.judge(id, epoch, seq), Verdict::Append, "only the next batch is appended");
+    pub fn appended(
+        &mut self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+        seq: ProducerSeq,
+        place: Remembered,
+    ) {
+        assert_eq!(
+            self.judge(id, epoch, seq),
+            Verdict::Append,
+            "only the next batch is appended"
+        );
         let index = match self.known.binary_search_by_key(&id, |known| known.id) {
             Ok(index) => {
                 let producer = &mut self.known[index];
@@ -127,8 +163,19 @@ impl Producers {
                 index
             }
             Err(index) => {
-                assert!(self.known.len() < PRODUCERS_PER_PARTITION_MAX, "one must be expired first");
-                self.known.insert(index, Producer { id, epoch, last_seq: seq, window: VecDeque::with_capacity(1) });
+                assert!(
+                    self.known.len() < PRODUCERS_PER_PARTITION_MAX,
+                    "one must be expired first"
+                );
+                self.known.insert(
+                    index,
+                    Producer {
+                        id,
+                        epoch,
+                        last_seq: seq,
+                        window: VecDeque::with_capacity(1),
+                    },
+                );
                 index
             }
         };
@@ -154,7 +201,10 @@ impl Producers {
     /// When the window is longer than any may be, or the producers do not come ordered by id: the cell is damaged.
     pub fn restore(&mut self, producer: Producer) -> Result<(), ()> {
         let ordered = self.known.last().is_none_or(|last| last.id < producer.id);
-        if !ordered || producer.window.len() > PRODUCER_WINDOW || self.known.len() >= PRODUCERS_PER_PARTITION_MAX {
+        if !ordered
+            || producer.window.len() > PRODUCER_WINDOW
+            || self.known.len() >= PRODUCERS_PER_PARTITION_MAX
+        {
             return Err(());
         }
         self.known.push(producer);
@@ -169,7 +219,11 @@ mod tests {
     use tiderace_base::prng::Prng;
 
     fn place(offset: u64) -> Remembered {
-        Remembered { base_offset: Offset::new(offset), append_time_us: offset, end: Lsn::new(offset + 1) }
+        Remembered {
+            base_offset: Offset::new(offset),
+            append_time_us: offset,
+            end: Lsn::new(offset + 1),
+        }
     }
 
     const ONE: ProducerEpoch = ProducerEpoch::new(1);
@@ -179,28 +233,67 @@ mod tests {
     fn verdicts() {
         let mut producers = Producers::default();
         let id = ProducerId::new(7);
-        assert_eq!(producers.judge(id, ONE, ProducerSeq::new(3)), Verdict::Unknown);
+        assert_eq!(
+            producers.judge(id, ONE, ProducerSeq::new(3)),
+            Verdict::Unknown
+        );
         for seq in 0..200 {
-            assert_eq!(producers.judge(id, ONE, ProducerSeq::new(seq)), Verdict::Append);
+            assert_eq!(
+                producers.judge(id, ONE, ProducerSeq::new(seq)),
+                Verdict::Append
+            );
             producers.appended(id, ONE, ProducerSeq::new(seq), place(seq));
         }
-        assert_eq!(producers.judge(id, ONE, ProducerSeq::new(201)), Verdict::Gap { due: ProducerSeq::new(200) });
-        assert_eq!(producers.judge(id, ONE, ProducerSeq::new(199)), Verdict::Duplicate(place(199)));
-        assert_eq!(producers.judge(id, ONE, ProducerSeq::new(72)), Verdict::Duplicate(place(72)));
-        assert_eq!(producers.judge(id, ONE, ProducerSeq::new(71)), Verdict::Forgotten);
-        assert_eq!(producers.judge(id, TWO, ProducerSeq::new(5)), Verdict::Gap { due: ProducerSeq::ZERO });
+        assert_eq!(
+            producers.judge(id, ONE, ProducerSeq::new(201)),
+            Verdict::Gap {
+                due: ProducerSeq::new(200)
+            }
+        );
+        assert_eq!(
+            producers.judge(id, ONE, ProducerSeq::new(199)),
+            Verdict::Duplicate(place(199))
+        );
+        assert_eq!(
+            producers.judge(id, ONE, ProducerSeq::new(72)),
+            Verdict::Duplicate(place(72))
+        );
+        assert_eq!(
+            producers.judge(id, ONE, ProducerSeq::new(71)),
+            Verdict::Forgotten
+        );
+        assert_eq!(
+            producers.judge(id, TWO, ProducerSeq::new(5)),
+            Verdict::Gap {
+                due: ProducerSeq::ZERO
+            }
+        );
         producers.appended(id, TWO, ProducerSeq::ZERO, place(500));
-        assert_eq!(producers.judge(id, ONE, ProducerSeq::new(199)), Verdict::Fenced { newest: TWO });
-        assert_eq!(producers.judge(id, TWO, ProducerSeq::ZERO), Verdict::Duplicate(place(500)));
+        assert_eq!(
+            producers.judge(id, ONE, ProducerSeq::new(199)),
+            Verdict::Fenced { newest: TWO }
+        );
+        assert_eq!(
+            producers.judge(id, TWO, ProducerSeq::ZERO),
+            Verdict::Duplicate(place(500))
+        );
         producers.expire(id);
-        assert_eq!(producers.judge(id, TWO, ProducerSeq::new(1)), Verdict::Unknown);
+        assert_eq!(
+            producers.judge(id, TWO, ProducerSeq::new(1)),
+            Verdict::Unknown
+        );
     }
 
     #[test]
     fn the_longest_silent_is_expired_first() {
         let mut producers = Producers::default();
         for n in 0..PRODUCERS_PER_PARTITION_MAX as u64 {
-            producers.appended(ProducerId::new(u128::from(n) + 1), ONE, ProducerSeq::ZERO, place((n + 500) % 1024));
+            producers.appended(
+                ProducerId::new(u128::from(n) + 1),
+                ONE,
+                ProducerSeq::ZERO,
+                place((n + 500) % 1024),
+            );
         }
         let stranger = ProducerId::new(u128::MAX);
         let oldest = producers.must_expire(stranger).expect("full").clone();
@@ -227,11 +320,18 @@ mod tests {
                 match verdict {
                     Verdict::Append => {
                         assert_eq!(seq, due);
-                        producers.appended(ProducerId::new(id), ONE, ProducerSeq::new(seq), place(offset));
+                        producers.appended(
+                            ProducerId::new(id),
+                            ONE,
+                            ProducerSeq::new(seq),
+                            place(offset),
+                        );
                         sent.push(offset);
                         offset += 1;
                     }
-                    Verdict::Duplicate(remembered) => assert_eq!(remembered, place(sent[seq as usize])),
+                    Verdict::Duplicate(remembered) => {
+                        assert_eq!(remembered, place(sent[seq as usize]));
+                    }
                     Verdict::Forgotten => assert!(due - seq > PRODUCER_WINDOW as u64),
                     Verdict::Gap { due: said } => assert!(seq > due && said.get() == due),
                     Verdict::Unknown => assert!(sent.is_empty() && seq > 0),

@@ -7,7 +7,7 @@ use tiderace_base::catalogue::Retention;
 use tiderace_base::position::Offset;
 
 /// Marks of one partition: twice the resolution, so that halving them never drops below it.
-pub const MARKS_MAX: usize = 128;
+pub(crate) const MARKS_MAX: usize = 128;
 /// A retention is divided into this many steps.
 const STEPS: u64 = 64;
 
@@ -51,7 +51,9 @@ impl Marks {
                 && pair[0].append_time_us <= pair[1].append_time_us
                 && pair[0].bytes_before <= pair[1].bytes_before
         });
-        (rising && marks.len() <= MARKS_MAX).then(|| Self { marks: marks.into() })
+        (rising && marks.len() <= MARKS_MAX).then(|| Self {
+            marks: marks.into(),
+        })
     }
 
     /// Notes a batch, when the last mark lies far enough back. Nothing is noted without a retention.
@@ -60,8 +62,10 @@ impl Marks {
             None => true,
             Some(last) => {
                 let aged = retention.age_ms > 0
-                    && mark.append_time_us.saturating_sub(last.append_time_us) >= (retention.age_ms.saturating_mul(1000) / STEPS).max(1);
-                let grown = retention.bytes > 0 && mark.bytes_before - last.bytes_before >= (retention.bytes / STEPS).max(1);
+                    && mark.append_time_us.saturating_sub(last.append_time_us)
+                        >= (retention.age_ms.saturating_mul(1000) / STEPS).max(1);
+                let grown = retention.bytes > 0
+                    && mark.bytes_before - last.bytes_before >= (retention.bytes / STEPS).max(1);
                 aged || grown
             }
         };
@@ -80,13 +84,21 @@ impl Marks {
 
     /// The newest mark below which everything may go, by `now_us` and `bytes` of all batches since the partition began;
     /// forgets the marks before it. `None` when nothing may.
-    pub fn expired(&mut self, now_us: u64, bytes: u64, retention: Retention) -> Option<(Offset, Reason)> {
+    pub fn expired(
+        &mut self,
+        now_us: u64,
+        bytes: u64,
+        retention: Retention,
+    ) -> Option<(Offset, Reason)> {
         let mut found = None;
         while let [Some(_), Some(next)] = [self.marks.front(), self.marks.get(1)] {
             // Everything before `next` was appended before it, so it is at least as old.
             let reason = if retention.bytes > 0 && bytes - next.bytes_before >= retention.bytes {
                 Reason::Bytes
-            } else if retention.age_ms > 0 && now_us.saturating_sub(next.append_time_us) >= retention.age_ms.saturating_mul(1000) {
+            } else if retention.age_ms > 0
+                && now_us.saturating_sub(next.append_time_us)
+                    >= retention.age_ms.saturating_mul(1000)
+            {
                 Reason::Age
             } else {
                 break;
@@ -101,7 +113,10 @@ impl Marks {
     #[must_use]
     pub fn next_age_us(&self, retention: Retention) -> Option<u64> {
         let next = self.marks.get(1)?;
-        (retention.age_ms > 0).then(|| next.append_time_us.saturating_add(retention.age_ms.saturating_mul(1000)))
+        (retention.age_ms > 0).then(|| {
+            next.append_time_us
+                .saturating_add(retention.age_ms.saturating_mul(1000))
+        })
     }
 }
 
@@ -114,13 +129,20 @@ mod tests {
     fn never_less_is_kept_than_was_asked() {
         for seed in 0..300 {
             let mut prng = Prng::new(seed);
-            let retention = Retention { bytes: prng.below(3) * 10_000, age_ms: prng.below(3) * 50 };
+            let retention = Retention {
+                bytes: prng.below(3) * 10_000,
+                age_ms: prng.below(3) * 50,
+            };
             let mut marks = Marks::default();
             let mut batches: Vec<Mark> = Vec::new();
             let (mut now_us, mut bytes, mut start) = (0, 0, Offset::ZERO);
             for n in 0..2000 {
                 now_us += prng.below(1000);
-                let mark = Mark { offset: Offset::new(n), append_time_us: now_us, bytes_before: bytes };
+                let mark = Mark {
+                    offset: Offset::new(n),
+                    append_time_us: now_us,
+                    bytes_before: bytes,
+                };
                 batches.push(mark);
                 marks.note(mark, retention);
                 bytes += 1 + prng.below(500);
@@ -128,15 +150,21 @@ mod tests {
                     assert!(to > start);
                     start = to;
                     let first_kept = batches[to.get() as usize];
-                    let by_bytes = retention.bytes > 0 && bytes - first_kept.bytes_before >= retention.bytes;
-                    let by_age = retention.age_ms > 0 && now_us - first_kept.append_time_us >= retention.age_ms * 1000;
+                    let by_bytes =
+                        retention.bytes > 0 && bytes - first_kept.bytes_before >= retention.bytes;
+                    let by_age = retention.age_ms > 0
+                        && now_us - first_kept.append_time_us >= retention.age_ms * 1000;
                     assert!(by_bytes || by_age, "a batch went that was to be kept");
                 }
                 assert!(marks.iter().len() <= MARKS_MAX);
             }
             if retention.bytes > 0 {
                 let kept = bytes - batches[start.get() as usize].bytes_before;
-                assert!(kept <= retention.bytes + retention.bytes / 16 + 2000, "{kept} kept of {}", retention.bytes);
+                assert!(
+                    kept <= retention.bytes + retention.bytes / 16 + 2000,
+                    "{kept} kept of {}",
+                    retention.bytes
+                );
             }
             if retention == Retention::default() {
                 assert_eq!(start, Offset::ZERO);

@@ -1,0 +1,507 @@
+//! What a shard does beside its clients: takes a new catalogue, starts its epochs, drops deleted streams, moves starts
+//! by retention, feeds checkpoints in slices, and drains.
+
+use crate::partition::cell_key;
+use crate::partitions::Index;
+use crate::replay::{CELL_PARTITION, CELL_SLOT};
+use crate::retention::Reason;
+use crate::shard::{Phase, Shard};
+use std::sync::Arc;
+use tiderace_base::catalogue::{Retention, Snapshot};
+use tiderace_base::ids::{PartitionKey, SlotId};
+use tiderace_base::limits::BATCH_HEADER_BYTES;
+use tiderace_base::operation::{Effect, Effects, Fatal};
+use tiderace_base::position::{Offset, SlotSeq};
+use tiderace_base::time::Now;
+use tiderace_replica::SlotState;
+use tiderace_storage::{Class, EntryMeta, Placed, Refused};
+use tiderace_wire::batch::Placement;
+use tiderace_wire::entry::{
+    DropReason, EntryKind, EpochStart, NO_PARTITION, PartitionDrop, ProducerExpire, StartOffset,
+    StartReason, encode_entry,
+};
+use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::GoodbyeReason;
+
+/// How often retention is looked at while any partition has one.
+const RETENTION_EVERY_NS: u64 = 1_000_000_000;
+/// Partitions looked at in one turn of retention, and dropped in one turn.
+const PARTITIONS_PER_TURN: usize = 1024;
+/// Cells fed to a checkpoint in one turn.
+const CELLS_PER_TURN: usize = 256;
+/// Bytes of a checkpoint that may wait for the disk.
+const CHECKPOINT_BACKLOG_BYTES_MAX: usize = 1 << 20;
+/// How long a drain waits for readers that do not read.
+const DRAIN_NS_MAX: u64 = 5_000_000_000;
+
+/// What a checkpoint still has to be fed.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    partitions: std::vec::IntoIter<Index>,
+    dropped: std::vec::IntoIter<PartitionKey>,
+    slots: std::ops::Range<u16>,
+    base: bool,
+}
+
+impl Shard {
+    /// Takes a newer catalogue: leads what it says this shard leads, and drops what it says is deleted.
+    pub(crate) fn take_catalogue(
+        &mut self,
+        now: Now,
+        snapshot: Arc<Snapshot>,
+        effects: &mut Effects,
+    ) {
+        if self
+            .catalogue
+            .as_ref()
+            .is_some_and(|held| held.version >= snapshot.version)
+        {
+            return;
+        }
+        let first = self.catalogue.is_none();
+        for (id, place) in snapshot.slots.iter().enumerate() {
+            if place.leader != snapshot.node || place.shard != self.config.id {
+                continue;
+            }
+            let slot = &mut self.slots[id].slot;
+            let leads_already = match slot.state() {
+                SlotState::Idle => false,
+                SlotState::Chosen(epoch) | SlotState::Leading(epoch) => epoch == place.epoch,
+            };
+            if !leads_already && let Err(refused) = slot.choose(place.epoch) {
+                let what = format!(
+                    "the catalogue gives slot {id} epoch {}, but the journal has seen {refused:?}: one of the two is an old image",
+                    place.epoch
+                );
+                return self.fail(Fatal::Corruption(what), effects);
+            }
+        }
+        self.catalogue = Some(Arc::clone(&snapshot));
+        self.bind_partitions(&snapshot);
+        if first {
+            self.start_epochs(now, effects);
+        }
+        self.drop_deleted(now);
+    }
+
+    /// Tells every partition its stream and slot, and who of them has a retention.
+    fn bind_partitions(&mut self, snapshot: &Snapshot) {
+        let unbound: Vec<Index> = self
+            .partitions
+            .iter()
+            .filter(|(_, partition)| partition.stream.is_none())
+            .map(|(index, _)| index)
+            .collect();
+        let mut unknown = 0;
+        for index in unbound {
+            let partition = self.partitions.at(index);
+            match snapshot.streams.get(&partition.key.stream) {
+                Some(stream) => {
+                    partition.stream = Some(Arc::clone(stream));
+                    partition.slot = tiderace_base::hash::slot_of(partition.key, stream.durability);
+                    if stream.retention != Retention::default() {
+                        self.retained.insert(partition.key);
+                    }
+                }
+                None => unknown += 1,
+            }
+        }
+        self.metrics.partitions_unknown.set(unknown);
+    }
+
+    /// Starts the epoch of every slot that holds anything. The others start with their first entry.
+    fn start_epochs(&mut self, now: Now, effects: &mut Effects) {
+        for id in 0..self.slots.len() {
+            let slot = &self.slots[id].slot;
+            if matches!(slot.state(), SlotState::Chosen(_)) && slot.end() > SlotSeq::ZERO {
+                let id = SlotId::new(u16::try_from(id).expect("a slot's number fits its id"));
+                if self.start_epoch(now, id).is_err() {
+                    // No room yet: the slot stays fenced, and starts with its first entry.
+                    break;
+                }
+            }
+        }
+        self.phase = Phase::Starting {
+            until: self.journal.end_lsn(),
+        };
+        self.serve_when_started(now, effects);
+    }
+
+    /// Serves once every epoch-start is durable.
+    pub(crate) fn serve_when_started(&mut self, now: Now, effects: &mut Effects) {
+        if let Phase::Starting { until } = self.phase
+            && self.journal.durable_lsn() >= until
+        {
+            self.phase = Phase::Serving;
+            self.metrics.serving.set(1);
+            effects.push(Effect::Serve);
+            // Other shards may have begun to serve, and to forward, earlier.
+            self.drive_forwarded(now, effects);
+        }
+    }
+
+    /// Places the epoch-start entry of a slot that was given an epoch. Does nothing for a slot that leads already.
+    ///
+    /// # Errors
+    /// When the journal cannot take it now.
+    pub(crate) fn start_epoch(&mut self, now: Now, id: SlotId) -> Result<(), Refused> {
+        let held = &mut self.slots[usize::from(id.get())];
+        let SlotState::Chosen(_) = held.slot.state() else {
+            return Ok(());
+        };
+        let node = self
+            .catalogue
+            .as_ref()
+            .expect("an epoch comes with a catalogue")
+            .node;
+        let mut draft = self
+            .journal
+            .draft(Class::Control, BATCH_HEADER_BYTES + EpochStart::BYTES)?;
+        let prior_epoch = held.slot.last_epoch();
+        let (epoch, slot_seq) = held.slot.start_epoch();
+        let body = EpochStart {
+            epoch,
+            boot: self.config.boot,
+            node,
+            prior_epoch,
+            prior_end_seq: slot_seq,
+        };
+        let body = body.to_bytes();
+        let mut header = encode_entry(EntryKind::EpochStart, NO_PARTITION, &body);
+        let append_time_us = now.wall.as_us();
+        header.place(Placement {
+            base_offset: Offset::ZERO,
+            slot_seq,
+            epoch,
+            slot: id,
+            entry_kind: EntryKind::EpochStart,
+            append_time_us,
+        });
+        draft.copy(header.bytes());
+        draft.copy(&body);
+        let meta = EntryMeta {
+            key: None,
+            slot: id,
+            epoch,
+            slot_seq,
+            base_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
+            append_time_us,
+        };
+        held.applied = draft.commit(meta).end;
+        held.dirty = true;
+        Ok(())
+    }
+
+    /// Places a control entry of a partition's slot.
+    fn control_entry(
+        &mut self,
+        now: Now,
+        key: PartitionKey,
+        slot: SlotId,
+        kind: EntryKind,
+        body: &[u8],
+    ) -> Result<Placed, Refused> {
+        self.start_epoch(now, slot)?;
+        let held = &mut self.slots[usize::from(slot.get())];
+        // A slot that this shard does not lead takes no entries: its leader decides.
+        let Some((epoch, slot_seq)) = held.slot.next_place() else {
+            return Err(Refused::Busy);
+        };
+        let mut draft = self
+            .journal
+            .draft(Class::Control, BATCH_HEADER_BYTES + body.len())?;
+        let mut header = encode_entry(kind, key, body);
+        let append_time_us = now.wall.as_us();
+        header.place(Placement {
+            base_offset: Offset::ZERO,
+            slot_seq,
+            epoch,
+            slot,
+            entry_kind: kind,
+            append_time_us,
+        });
+        draft.copy(header.bytes());
+        draft.copy(body);
+        let meta = EntryMeta {
+            key: None,
+            slot,
+            epoch,
+            slot_seq,
+            base_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
+            append_time_us,
+        };
+        let placed = draft.commit(meta);
+        held.slot.placed(slot_seq);
+        held.applied = placed.end;
+        held.dirty = true;
+        Ok(placed)
+    }
+
+    /// Expires the producer that a full partition must forget before it can take another.
+    ///
+    /// # Errors
+    /// When the journal cannot take the entry now.
+    pub(crate) fn expire_producer(
+        &mut self,
+        now: Now,
+        index: Index,
+        body: ProducerExpire,
+    ) -> Result<(), Refused> {
+        let (key, slot) = {
+            let partition = self.partitions.at(index);
+            (partition.key, partition.slot)
+        };
+        let placed =
+            self.control_entry(now, key, slot, EntryKind::ProducerExpire, &body.to_bytes())?;
+        let partition = self.partitions.at(index);
+        partition.durable.producers.expire(body.producer_id);
+        partition.durable.applied = placed.end;
+        self.touch(index);
+        Ok(())
+    }
+
+    /// Notes that the next checkpoint must hold a partition.
+    pub(crate) fn touch(&mut self, index: Index) {
+        let partition = self.partitions.at(index);
+        if !partition.dirty {
+            partition.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Drops the partitions of deleted streams, a bounded number at a time: only a committed tombstone deletes.
+    fn drop_deleted(&mut self, now: Now) {
+        let Some(catalogue) = self.catalogue.clone() else {
+            return;
+        };
+        if catalogue.tombstones.is_empty() {
+            return;
+        }
+        let gone: Vec<(PartitionKey, SlotId)> = self
+            .partitions
+            .iter()
+            .filter(|(_, partition)| catalogue.tombstones.contains_key(&partition.key.stream))
+            .map(|(_, partition)| (partition.key, partition.slot))
+            .take(PARTITIONS_PER_TURN)
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        // There may be more, and what is dropped now frees segments: come back.
+        self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
+        for (key, slot) in gone {
+            let body = PartitionDrop {
+                reason: DropReason::StreamDeleted,
+            }
+            .to_bytes();
+            let Ok(placed) = self.control_entry(now, key, slot, EntryKind::PartitionDrop, &body)
+            else {
+                return;
+            };
+            self.reclaim_at = Some(placed.end);
+            if let Some(partition) = self.partitions.remove(key) {
+                self.end_subscriptions(&partition, ErrorCode::UnknownStream);
+            }
+            self.retained.remove(&key);
+            self.dropped.push(key);
+        }
+        self.metrics.partitions.set(self.partitions.len() as u64);
+    }
+
+    /// Asks for a look at retention, unless one is asked for.
+    pub(crate) fn want_retention(&mut self, now: Now) {
+        if self.retention_due.is_none() {
+            self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
+        }
+    }
+
+    /// Moves the starts of partitions that keep more than they must, and lets segments go that nothing keeps.
+    pub(crate) fn retention(&mut self, now: Now, effects: &mut Effects) {
+        if self.retention_due.is_none_or(|due| due > now.mono) || !self.serving() {
+            return;
+        }
+        if self.reclaim_at.is_some() {
+            self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
+            return;
+        }
+        self.retention_due = None;
+        self.drop_deleted(now);
+        let retained: Vec<PartitionKey> = self.retained.iter().copied().collect();
+        let mut again = self.retention_due.is_some();
+        for key in retained {
+            let Some(index) = self.partitions.find(key) else {
+                continue;
+            };
+            let partition = self.partitions.at(index);
+            let Some(stream) = partition.stream.clone() else {
+                continue;
+            };
+            let visible = partition.visible;
+            let bytes = partition.durable.bytes;
+            // What is not durable yet is never dropped: the marks that lie there wait.
+            let mut marks = partition.durable.marks.clone();
+            let Some((to, reason)) = marks.expired(now.wall.as_us(), bytes, stream.retention)
+            else {
+                again |= partition
+                    .durable
+                    .marks
+                    .next_age_us(stream.retention)
+                    .is_some();
+                continue;
+            };
+            if to > visible {
+                again = true;
+                continue;
+            }
+            let reason = match reason {
+                Reason::Age => StartReason::Age,
+                Reason::Bytes => StartReason::Bytes,
+            };
+            let slot = partition.slot;
+            let body = StartOffset { offset: to, reason }.to_bytes();
+            match self.control_entry(now, key, slot, EntryKind::StartOffset, &body) {
+                Ok(placed) => {
+                    self.reclaim_at = Some(placed.end);
+                    let partition = self.partitions.at(index);
+                    partition.durable.marks = marks;
+                    partition.durable.start = partition.durable.start.max(to);
+                    partition.durable.applied = placed.end;
+                    self.touch(index);
+                    again = true;
+                }
+                Err(_) => {
+                    again = true;
+                    break;
+                }
+            }
+        }
+        self.reclaim_when_durable(effects);
+        if again {
+            self.want_retention(now);
+        }
+    }
+
+    /// Lets segments go that nothing keeps, once every start and drop that says so is durable: before that, a crash would
+    /// bring the old start back over data that is gone.
+    pub(crate) fn reclaim_when_durable(&mut self, effects: &mut Effects) {
+        if self
+            .reclaim_at
+            .is_some_and(|end| end <= self.journal.durable_lsn())
+        {
+            self.reclaim_at = None;
+            self.journal.reclaim(&self.partitions, effects);
+        }
+    }
+
+    /// Begins to feed a checkpoint: everything when `base`, else what changed since the last one began.
+    pub(crate) fn start_capture(&mut self, base: bool) {
+        let dirty = core::mem::take(&mut self.dirty);
+        let partitions = if base {
+            self.partitions.iter().map(|(index, _)| index).collect()
+        } else {
+            dirty
+        };
+        let dropped = core::mem::take(&mut self.dropped);
+        self.capture = Some(Capture {
+            partitions: partitions.into_iter(),
+            dropped: dropped.into_iter(),
+            slots: 0..self.slots.len() as u16,
+            base,
+        });
+    }
+
+    /// Feeds the checkpoint under way a slice.
+    pub(crate) fn feed_checkpoint(&mut self, effects: &mut Effects) {
+        let Some(mut capture) = self.capture.take() else {
+            return;
+        };
+        for _ in 0..CELLS_PER_TURN {
+            if self.journal.checkpoint_backlog_bytes() >= CHECKPOINT_BACKLOG_BYTES_MAX {
+                break;
+            }
+            self.scratch.clear();
+            if let Some(key) = capture.dropped.next() {
+                // A stream's id is never used again, so neither is a partition's key.
+                self.journal
+                    .checkpoint_cell(CELL_PARTITION, &cell_key(key), None, effects);
+            } else if let Some(index) = capture.partitions.next() {
+                let Some(partition) = self.partitions.get(index) else {
+                    continue;
+                };
+                let key = partition.key;
+                partition.durable.encode(&mut self.scratch);
+                self.partitions.at(index).dirty = false;
+                self.journal.checkpoint_cell(
+                    CELL_PARTITION,
+                    &cell_key(key),
+                    Some(&self.scratch),
+                    effects,
+                );
+            } else if let Some(id) = capture.slots.next() {
+                let held = &mut self.slots[usize::from(id)];
+                if held.dirty || (capture.base && held.slot.end() > SlotSeq::ZERO) {
+                    held.dirty = false;
+                    held.encode(&mut self.scratch);
+                    self.journal.checkpoint_cell(
+                        CELL_SLOT,
+                        &id.to_be_bytes(),
+                        Some(&self.scratch),
+                        effects,
+                    );
+                }
+            } else {
+                self.journal.checkpoint_finish(effects);
+                return;
+            }
+        }
+        self.capture = Some(capture);
+    }
+
+    /// Starts to end: nothing new is accepted, what was promised is finished.
+    pub(crate) fn drain(&mut self, now: Now, effects: &mut Effects) {
+        if matches!(self.phase, Phase::Draining { .. } | Phase::Ended) {
+            return;
+        }
+        self.phase = Phase::Draining {
+            deadline: now.mono.after_ns(DRAIN_NS_MAX),
+        };
+        self.metrics.serving.set(0);
+        effects.push(Effect::Refuse);
+        for id in self.connections.ids() {
+            self.goodbye(id, GoodbyeReason::Drain, effects);
+        }
+    }
+
+    /// Ends once nothing that was promised is left, or its readers took too long.
+    pub(crate) fn finish_drain(&mut self, now: Now, effects: &mut Effects) {
+        let Phase::Draining { deadline } = self.phase else {
+            return;
+        };
+        let kept = self.undurable.is_empty()
+            && self.forwarded.is_empty()
+            && self.journal.drained()
+            && self.connections.is_empty();
+        if kept || now.mono >= deadline {
+            self.phase = Phase::Ended;
+            effects.push(Effect::Stopped);
+        }
+    }
+
+    /// Copies what the journal counts to where the admin port reads it.
+    pub(crate) fn publish_gauges(&self) {
+        let stats = self.journal.stats();
+        let metrics = &self.metrics;
+        metrics.batches_undurable.set(self.undurable.len() as u64);
+        metrics.connections.set(self.connections.len() as u64);
+        metrics
+            .connections_waiting
+            .set((self.waiting_for_room.len() + self.waiting_for_mesh.len()) as u64);
+        metrics.journal_chunks_total.set(stats.chunks);
+        metrics.journal_bytes_total.set(stats.chunk_bytes);
+        metrics.journal_segments.set(stats.segments);
+        metrics.journal_spares.set(stats.spares);
+        metrics.journal_checkpoints_total.set(stats.checkpoints);
+    }
+}

@@ -1,0 +1,481 @@
+//! A batch on its way into the journal: checked at the door, judged against what its producer sent before, copied once
+//! into the open chunk, validated where it lies, placed, and queued until it is durable. What is refused leaves nothing
+//! behind.
+
+use crate::partition::{Appended, Partition, Recent};
+use crate::partitions::Index;
+use crate::producer::{Remembered, Verdict};
+use crate::shard::{Forwarded, Phase, Shard};
+use crate::undurable::{Pending, Waiter, Waiting};
+use bytes::Bytes;
+use tiderace_base::catalogue::{Durability, Retention, SlotPlace};
+use tiderace_base::ids::{MessageId, PartitionKey};
+use tiderace_base::limits::BATCH_HEADER_BYTES;
+use tiderace_base::mesh::{Message, Origin, Peer};
+use tiderace_base::operation::{Effect, Effects};
+use tiderace_base::position::{Epoch, Lsn, Offset};
+use tiderace_base::time::Now;
+use tiderace_storage::{Class, EntryMeta, Refused};
+use tiderace_wire::batch::{BatchHeader, Codec, Placement};
+use tiderace_wire::body;
+use tiderace_wire::entry::{EntryKind, ExpireReason, ProducerExpire};
+use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::{Ack, AckFlags, Produce};
+
+/// Why a batch was not appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rejected {
+    /// For good: the producer is told.
+    Error {
+        /// With which code.
+        code: ErrorCode,
+        /// The detail that the code names: a sequence, or zero.
+        detail: u64,
+    },
+    /// The journal has no room now: the same batch is tried again.
+    Busy,
+    /// Another shard of this node owns the partition.
+    Elsewhere(SlotPlace),
+}
+
+impl Rejected {
+    fn code(code: ErrorCode) -> Self {
+        Self::Error { code, detail: 0 }
+    }
+}
+
+impl From<Refused> for Rejected {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy => Self::Busy,
+            Refused::ReadOnly => Self::code(ErrorCode::ReadOnly),
+            Refused::Poisoned => Self::code(ErrorCode::Draining),
+        }
+    }
+}
+
+/// Where a batch went, now or before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    partition: Index,
+    place: Remembered,
+    epoch: Epoch,
+    next: Offset,
+    duplicate: bool,
+    durability: Durability,
+}
+
+/// Copies the first bytes of a batch, which may lie in several pieces.
+pub(crate) fn gather_header(pieces: &[Bytes]) -> Option<[u8; BATCH_HEADER_BYTES]> {
+    let mut bytes = [0; BATCH_HEADER_BYTES];
+    let mut filled = 0;
+    for piece in pieces {
+        let take = piece.len().min(BATCH_HEADER_BYTES - filled);
+        bytes[filled..filled + take].copy_from_slice(&piece[..take]);
+        filled += take;
+        if filled == BATCH_HEADER_BYTES {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+impl Shard {
+    /// Appends a batch, or says why not.
+    pub(crate) fn append(
+        &mut self,
+        now: Now,
+        produce: Produce,
+        pieces: &[Bytes],
+    ) -> Result<Accepted, Rejected> {
+        let first = gather_header(pieces).ok_or(Rejected::code(ErrorCode::BatchHeader))?;
+        let header = *BatchHeader::parse(&first).map_err(|error| Rejected::code(error.code()))?;
+        let batch_bytes: usize = pieces.iter().map(Bytes::len).sum();
+        header
+            .check_door(batch_bytes - BATCH_HEADER_BYTES)
+            .map_err(|error| Rejected::code(error.code()))?;
+        let (index, place) = self.find_partition(header.key(), produce.epoch)?;
+        if !self.serving() {
+            return Err(Rejected::Busy);
+        }
+        if matches!(self.phase, Phase::Draining { .. }) {
+            return Err(Rejected::code(ErrorCode::Draining));
+        }
+        let idempotent = header.attributes().is_idempotent();
+        if idempotent && let Some(earlier) = self.judge(now, index, &header)? {
+            return Ok(earlier);
+        }
+        self.start_epoch(now, place.slot)?;
+        let slot = &mut self.slots[usize::from(place.slot.get())];
+        let (epoch, slot_seq) = slot
+            .slot
+            .next_place()
+            .ok_or(Rejected::code(ErrorCode::NotLeader))?;
+        let partition = self.partitions.at(index);
+        let base_offset = partition.durable.end;
+        let next = base_offset
+            .checked_add(u64::from(header.record_count()))
+            .ok_or(Rejected::code(ErrorCode::BatchHeader))?;
+        let append_time_us = partition.append_time_us(now.wall.as_us());
+
+        // The one copy. Dropping the draft takes it back.
+        let mut draft = self.journal.draft(Class::Data, batch_bytes)?;
+        for piece in pieces {
+            draft.copy(piece);
+        }
+        let batch = draft.bytes_mut();
+        let (head, payload) = batch.split_at_mut(BATCH_HEADER_BYTES);
+        header
+            .check_body(payload)
+            .map_err(|error| Rejected::code(error.code()))?;
+        if header.attributes().codec() == Codec::None {
+            body::validate_batch(&header, payload)
+                .map_err(|_| Rejected::code(ErrorCode::BatchBody))?;
+        }
+        let mut placed_header = header;
+        placed_header.place(Placement {
+            base_offset,
+            slot_seq,
+            epoch,
+            slot: place.slot,
+            entry_kind: EntryKind::Data,
+            append_time_us,
+        });
+        head.copy_from_slice(placed_header.bytes());
+        let placed = draft.commit(EntryMeta {
+            key: Some(partition.key),
+            slot: place.slot,
+            epoch,
+            slot_seq,
+            base_offset,
+            next_offset: next,
+            append_time_us,
+        });
+
+        slot.slot.placed(slot_seq);
+        slot.applied = placed.end;
+        slot.dirty = true;
+        let appended = Appended::from_header(&placed_header, placed.end);
+        let stream = partition.stream.clone();
+        partition.durable.append(&appended, stream.as_deref());
+        let bytes = u32::try_from(batch_bytes).expect("a batch is below 4 GiB");
+        partition.remember(Recent {
+            base: base_offset,
+            next,
+            lsn: placed.lsn,
+            bytes,
+        });
+        self.touch(index);
+        self.metrics.batches_appended_total.add(1);
+        self.metrics
+            .records_appended_total
+            .add(u64::from(header.record_count()));
+        self.metrics.bytes_appended_total.add(batch_bytes as u64);
+        let durability = stream.map_or(Durability::Local, |stream| stream.durability);
+        if self.retention_due.is_none() && !self.retained.is_empty() {
+            self.want_retention(now);
+        }
+        let remembered = Remembered {
+            base_offset,
+            append_time_us,
+            end: placed.end,
+        };
+        Ok(Accepted {
+            partition: index,
+            place: remembered,
+            epoch,
+            next,
+            duplicate: false,
+            durability,
+        })
+    }
+
+    /// Finds the partition of a batch, making it on first use, with its slot; or says who has it.
+    fn find_partition(
+        &mut self,
+        key: PartitionKey,
+        epoch: Epoch,
+    ) -> Result<(Index, Placed), Rejected> {
+        let Some(catalogue) = &self.catalogue else {
+            return Err(Rejected::Busy);
+        };
+        let Some(stream) = catalogue.streams.get(&key.stream) else {
+            return Err(Rejected::code(ErrorCode::UnknownStream));
+        };
+        let Some((slot, place)) = catalogue.place(key) else {
+            return Err(Rejected::code(ErrorCode::UnknownPartition));
+        };
+        if place.leader != catalogue.node || place.shard != self.config.id {
+            return Err(Rejected::Elsewhere(place));
+        }
+        // P-32: an epoch that has ended is refused; zero says that the producer does not know any.
+        if epoch != Epoch::ZERO && epoch != place.epoch {
+            return Err(Rejected::Error {
+                code: ErrorCode::FencedEpoch,
+                detail: u64::from(place.epoch.get()),
+            });
+        }
+        if let Some(index) = self.partitions.find(key) {
+            return Ok((index, Placed { slot }));
+        }
+        let mut partition = Partition::new(key);
+        partition.slot = slot;
+        partition.stream = Some(std::sync::Arc::clone(stream));
+        if stream.retention != Retention::default() {
+            self.retained.insert(key);
+        }
+        let index = self.partitions.insert(partition);
+        self.metrics.partitions.set(self.partitions.len() as u64);
+        Ok((index, Placed { slot }))
+    }
+
+    /// Judges an idempotent batch: `None` when it is the next, its earlier place when it was appended before.
+    fn judge(
+        &mut self,
+        now: Now,
+        index: Index,
+        header: &BatchHeader,
+    ) -> Result<Option<Accepted>, Rejected> {
+        let (id, epoch, seq) = (
+            header.producer_id(),
+            header.producer_epoch(),
+            header.producer_seq(),
+        );
+        let partition = self.partitions.at(index);
+        let producers = &partition.durable.producers;
+        match producers.judge(id, epoch, seq) {
+            Verdict::Append => {
+                if let Some(oldest) = producers.must_expire(id) {
+                    let body = ProducerExpire {
+                        producer_id: oldest.id,
+                        producer_epoch: oldest.epoch,
+                        reason: ExpireReason::Room,
+                    };
+                    self.expire_producer(now, index, body)?;
+                }
+                Ok(None)
+            }
+            Verdict::Duplicate(place) => {
+                let placed_epoch = partition
+                    .durable
+                    .epochs
+                    .starts()
+                    .iter()
+                    .rev()
+                    .find(|(_, start)| *start <= place.base_offset)
+                    .map_or(Epoch::ZERO, |(epoch, _)| *epoch);
+                let durability = partition
+                    .stream
+                    .as_ref()
+                    .map_or(Durability::Local, |stream| stream.durability);
+                Ok(Some(Accepted {
+                    partition: index,
+                    place,
+                    epoch: placed_epoch,
+                    next: partition.durable.end,
+                    duplicate: true,
+                    durability,
+                }))
+            }
+            Verdict::Forgotten => Err(Rejected::code(ErrorCode::DuplicateForgotten)),
+            Verdict::Gap { due } => Err(Rejected::Error {
+                code: ErrorCode::SequenceGap,
+                detail: due.get(),
+            }),
+            Verdict::Unknown => Err(Rejected::code(ErrorCode::ProducerUnknown)),
+            Verdict::Fenced { newest } => Err(Rejected::Error {
+                code: ErrorCode::ProducerFenced,
+                detail: u64::from(newest.get()),
+            }),
+        }
+    }
+
+    /// Queues the acknowledgement of a batch until its place is durable at the stream's level.
+    pub(crate) fn promise(
+        &mut self,
+        now: Now,
+        accepted: Accepted,
+        waiter: Waiter,
+        request: MessageId,
+        credit_bytes: u64,
+    ) -> Option<Waiting> {
+        let Accepted {
+            partition,
+            place,
+            epoch,
+            next,
+            duplicate,
+            durability,
+        } = accepted;
+        let flags = if duplicate {
+            AckFlags::DUPLICATE
+        } else {
+            AckFlags::NONE
+        };
+        let ack = Ack {
+            request,
+            base_offset: place.base_offset,
+            append_time_us: place.append_time_us,
+            epoch,
+            code: None,
+            flags,
+        };
+        let waiting = Waiting {
+            waiter,
+            ack,
+            credit_bytes,
+        };
+        // `memory` promises no disk: it is acknowledged as soon as it is journaled.
+        let now_due = durability == Durability::Memory || place.end <= self.journal.durable_lsn();
+        if duplicate {
+            self.metrics.duplicates_total.add(1);
+            if now_due {
+                return Some(waiting);
+            }
+            self.undurable.push_duplicate(place.end, waiting);
+            return None;
+        }
+        let told = Waiting {
+            waiter: Waiter::Nobody,
+            ..waiting
+        };
+        let queued = if now_due { told } else { waiting };
+        self.undurable.push(Pending {
+            end: place.end,
+            partition,
+            next,
+            appended_at: now.mono,
+            waiting: queued,
+        });
+        now_due.then_some(waiting)
+    }
+
+    /// The journal is durable up to `durable`: makes batches visible and tells who waits.
+    pub(crate) fn became_durable(&mut self, now: Now, durable: Lsn, effects: &mut Effects) {
+        while let Some(pending) = self.undurable.pop(durable) {
+            self.metrics
+                .durable_ns_total
+                .add(now.mono.since(pending.appended_at));
+            // A partition that was dropped meanwhile shows nothing to anybody.
+            if self
+                .partitions
+                .get(pending.partition)
+                .is_some_and(|partition| {
+                    partition.visible < pending.next && pending.next <= partition.durable.end
+                })
+            {
+                let partition = self.partitions.at(pending.partition);
+                partition.visible = pending.next;
+                if !partition.subscribers.is_empty() {
+                    self.wake_subscribers(pending.partition);
+                }
+            }
+            self.tell(pending.waiting, effects);
+        }
+        while let Some(waiting) = self.undurable.pop_duplicate(durable) {
+            self.tell(waiting, effects);
+        }
+        self.reclaim_when_durable(effects);
+        self.serve_when_started(now, effects);
+    }
+
+    /// Hands an acknowledgement to whoever waits for it.
+    pub(crate) fn tell(&mut self, waiting: Waiting, effects: &mut Effects) {
+        match waiting.waiter {
+            Waiter::Here(conn) => self.acknowledge(conn, waiting.ack, waiting.credit_bytes),
+            Waiter::There(origin) => {
+                let ack = Bytes::copy_from_slice(&waiting.ack.to_bytes());
+                effects.push(Effect::Post {
+                    to: Peer::Shard(origin.shard),
+                    message: Message::Produced { origin, ack },
+                });
+            }
+            Waiter::Nobody => {}
+        }
+    }
+
+    /// Appends what other shards forwarded, in order, until the journal has no room.
+    pub(crate) fn drive_forwarded(&mut self, now: Now, effects: &mut Effects) {
+        while let Some(forwarded) = self.forwarded.pop_front() {
+            let Forwarded {
+                origin,
+                control,
+                batch,
+            } = &forwarded;
+            let result = match Produce::decode(control) {
+                Ok(produce) => self.append(now, produce, batch),
+                Err(_) => Err(Rejected::code(ErrorCode::BadControl)),
+            };
+            let waiter = Waiter::There(*origin);
+            match result {
+                Ok(accepted) => {
+                    if let Some(waiting) = self.promise(now, accepted, waiter, origin.request, 0) {
+                        self.tell(waiting, effects);
+                    }
+                }
+                Err(Rejected::Busy) => {
+                    self.forwarded.push_front(forwarded);
+                    return;
+                }
+                Err(Rejected::Error { code, detail }) => {
+                    self.tell(
+                        Waiting {
+                            waiter,
+                            ack: refusal(origin.request, code, detail),
+                            credit_bytes: 0,
+                        },
+                        effects,
+                    );
+                }
+                // The two shards see different catalogues: the client looks again.
+                Err(Rejected::Elsewhere(_)) => {
+                    self.tell(
+                        Waiting {
+                            waiter,
+                            ack: refusal(origin.request, ErrorCode::NotLeader, 0),
+                            credit_bytes: 0,
+                        },
+                        effects,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Forwards a produce to the shard of this node that owns its partition.
+    pub(crate) fn forward(
+        &mut self,
+        origin: Origin,
+        to: Peer,
+        control: Bytes,
+        batch: Vec<Bytes>,
+        effects: &mut Effects,
+    ) {
+        effects.push(Effect::Post {
+            to,
+            message: Message::Produce {
+                origin,
+                control,
+                batch,
+            },
+        });
+    }
+}
+
+/// The slot that a batch belongs to.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    slot: tiderace_base::ids::SlotId,
+}
+
+/// An acknowledgement that refuses.
+pub(crate) fn refusal(request: MessageId, code: ErrorCode, detail: u64) -> Ack {
+    Ack {
+        request,
+        base_offset: Offset::new(detail),
+        append_time_us: 0,
+        epoch: Epoch::ZERO,
+        code: Some(code),
+        flags: AckFlags::NONE,
+    }
+}

@@ -1,0 +1,538 @@
+//! Connections come, speak and go: from the first byte to the last event. Every frame passes its session first; what a
+//! request means is decided in the rooms beside. A frame that cannot be taken now stops its connection's receive, and
+//! with it its peer, until there is room.
+
+use crate::connection::{Blocked, Closing, Connection};
+use crate::produce::{Rejected, refusal};
+use crate::shard::{Phase, Shard};
+use crate::undurable::Waiter;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use tiderace_base::ids::{ConnectionId, MessageId};
+use tiderace_base::limits::{
+    CONNECTIONS_PER_SHARD_MAX, LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES,
+    SUBSCRIPTION_WINDOW_BATCHES_MAX, SUBSCRIPTION_WINDOW_BYTES_MAX,
+};
+use tiderace_base::mesh::{Origin, Peer};
+use tiderace_base::operation::{Effect, Effects, OpId};
+use tiderace_base::time::Now;
+use tiderace_wire::credit::Amount;
+use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::{Ack, Credit, CreditScope, Goodbye, GoodbyeReason, Pong};
+use tiderace_wire::session::{Fault, Identity, Request, Server};
+
+/// Whether a connection's next frame may be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Flow {
+    On,
+    Blocked,
+}
+
+impl Shard {
+    pub(crate) fn accepted(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        _peer: SocketAddr,
+        effects: &mut Effects,
+    ) {
+        self.metrics.connections_accepted_total.add(1);
+        let window = Amount {
+            bytes: LINK_WINDOW_BYTES,
+            batches: u64::from(LINK_WINDOW_BATCHES),
+        };
+        let mut connection = Box::new(Connection::new(id, Server::new(now.mono, window)));
+        let refused = if self.connections.len() >= CONNECTIONS_PER_SHARD_MAX {
+            Some(ErrorCode::TooManyConnections)
+        } else if self.phase == Phase::Serving {
+            None
+        } else {
+            Some(ErrorCode::Draining)
+        };
+        if let Some(code) = refused {
+            self.metrics.connections_refused_total.add(1);
+            self.fail_connection(&mut connection, Fault::of_connection(code), effects);
+        }
+        self.connections.insert(connection);
+        if refused.is_some() {
+            self.connections.ready(id);
+        }
+    }
+
+    pub(crate) fn received(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        data: Bytes,
+        effects: &mut Effects,
+    ) {
+        let Some(mut connection) = self.connections.take(id) else {
+            return;
+        };
+        connection.backlog.push_back(data);
+        self.drive(now, &mut connection, effects);
+        self.put_back(connection);
+    }
+
+    /// Puts a connection back, and notes whether it has something to send.
+    fn put_back(&mut self, connection: Box<Connection>) {
+        let id = connection.id;
+        let ready = connection.has_output() || connection.closing == Closing::WhenSent;
+        self.connections.put(connection);
+        if ready {
+            self.connections.ready(id);
+        }
+    }
+
+    /// Takes frames from what was received, until it is used up or one must wait.
+    fn drive(&mut self, now: Now, connection: &mut Connection, effects: &mut Effects) {
+        loop {
+            if connection.closing != Closing::No {
+                connection.backlog.clear();
+                return;
+            }
+            if let Some(blocked) = connection.blocked.take()
+                && self.produce(now, connection, blocked, effects) == Flow::Blocked
+            {
+                return self.listen(connection, false, effects);
+            }
+            if connection.choked() {
+                return self.listen(connection, false, effects);
+            }
+            match connection.assembler.next_frame() {
+                Ok(Some(frame)) => {
+                    let flow = match connection.session.receive(&frame) {
+                        Ok(Request::Produce(produce)) => {
+                            self.produce(now, connection, Blocked { frame, produce }, effects)
+                        }
+                        Ok(request) => {
+                            self.request(connection, frame.header.message_id(), request, effects);
+                            Flow::On
+                        }
+                        Err(fault) => {
+                            self.faulty(connection, &frame.header, fault, effects);
+                            Flow::On
+                        }
+                    };
+                    if flow == Flow::Blocked {
+                        return self.listen(connection, false, effects);
+                    }
+                }
+                Ok(None) => match connection.backlog.pop_front() {
+                    Some(piece) => connection.assembler.push(piece),
+                    None => return self.listen(connection, true, effects),
+                },
+                Err(code) => self.fail_connection(connection, Fault::of_connection(code), effects),
+            }
+        }
+    }
+
+    /// Tells the driver whether bytes of this connection are wanted, if that changed.
+    fn listen(&self, connection: &mut Connection, wanted: bool, effects: &mut Effects) {
+        if connection.receiving != wanted {
+            connection.receiving = wanted;
+            effects.push(Effect::Receive {
+                conn: connection.id,
+                wanted,
+            });
+        }
+    }
+
+    fn faulty(
+        &mut self,
+        connection: &mut Connection,
+        header: &tiderace_wire::link::LinkHeader,
+        fault: Fault,
+        effects: &mut Effects,
+    ) {
+        if fault.is_fatal {
+            return self.fail_connection(connection, fault, effects);
+        }
+        self.metrics.errors_total.add(1);
+        // A draining session gives the batch's credit back by itself; whatever else is wrong with a produce is on us.
+        if fault.kind == Some(tiderace_wire::link::Kind::Produce)
+            && fault.code != ErrorCode::Draining
+        {
+            connection.session.give_back(header.batch_len() as u64);
+        }
+        connection.push_fault(&fault);
+    }
+
+    /// Ends a connection that broke the framing or the credit, with the reason as the last thing it hears.
+    fn fail_connection(
+        &mut self,
+        connection: &mut Connection,
+        fault: Fault,
+        effects: &mut Effects,
+    ) {
+        self.metrics.errors_total.add(1);
+        self.metrics.connections_refused_total.add(1);
+        connection.session.close();
+        connection.push_fault(&fault);
+        connection.closing = Closing::WhenSent;
+        connection.backlog.clear();
+        connection.blocked = None;
+        self.listen(connection, false, effects);
+        self.let_subscriptions_go(connection);
+    }
+
+    fn let_subscriptions_go(&mut self, connection: &mut Connection) {
+        for (_, subscription) in core::mem::take(&mut connection.subscriptions) {
+            self.release(connection.id, &subscription);
+        }
+        connection.runnable.clear();
+    }
+
+    /// One produce frame: appended here, forwarded to its shard, refused, or blocked.
+    fn produce(
+        &mut self,
+        now: Now,
+        connection: &mut Connection,
+        blocked: Blocked,
+        effects: &mut Effects,
+    ) -> Flow {
+        let Blocked { frame, produce } = &blocked;
+        let request = frame.header.message_id();
+        let credit_bytes = frame.header.batch_len() as u64;
+        match self.append(now, *produce, frame.batch.as_slice()) {
+            Ok(accepted) => {
+                if let Some(waiting) = self.promise(
+                    now,
+                    accepted,
+                    Waiter::Here(connection.id),
+                    request,
+                    credit_bytes,
+                ) {
+                    self.acknowledge_on(connection, waiting.ack, credit_bytes);
+                }
+                Flow::On
+            }
+            Err(Rejected::Error { code, detail }) => {
+                self.metrics.errors_total.add(1);
+                self.acknowledge_on(connection, refusal(request, code, detail), credit_bytes);
+                Flow::On
+            }
+            Err(Rejected::Busy) => {
+                if !self.waiting_for_room.contains(&connection.id) {
+                    self.waiting_for_room.push_back(connection.id);
+                }
+                connection.blocked = Some(blocked);
+                Flow::Blocked
+            }
+            Err(Rejected::Elsewhere(place)) => {
+                let catalogue = self.catalogue.as_ref().expect("it said where");
+                if place.leader != catalogue.node {
+                    self.acknowledge_on(
+                        connection,
+                        refusal(request, ErrorCode::NotLeader, 0),
+                        credit_bytes,
+                    );
+                    return Flow::On;
+                }
+                let to = Peer::Shard(place.shard);
+                if self.mesh_full.contains(&to) {
+                    if !self.waiting_for_mesh.contains(&connection.id) {
+                        self.waiting_for_mesh.push_back(connection.id);
+                    }
+                    connection.blocked = Some(blocked);
+                    return Flow::Blocked;
+                }
+                let origin = Origin {
+                    shard: self.config.id,
+                    conn: connection.id,
+                    request,
+                };
+                self.forwarded_out.insert(origin, credit_bytes);
+                let Blocked { frame, .. } = blocked;
+                self.forward(origin, to, frame.control, frame.batch.into_vec(), effects);
+                Flow::On
+            }
+        }
+    }
+
+    fn acknowledge_on(&self, connection: &mut Connection, ack: Ack, credit_bytes: u64) {
+        if ack.code.is_none() {
+            self.metrics.batches_acked_total.add(1);
+        }
+        connection.session.give_back(credit_bytes);
+        connection.push_ack(ack);
+    }
+
+    /// Queues an acknowledgement on its connection, if that is still there.
+    pub(crate) fn acknowledge(&mut self, id: ConnectionId, ack: Ack, credit_bytes: u64) {
+        let Some(mut connection) = self.connections.take(id) else {
+            return;
+        };
+        self.acknowledge_on(&mut connection, ack, credit_bytes);
+        self.put_back(connection);
+    }
+
+    /// Another shard's answer to a batch that was forwarded to it.
+    pub(crate) fn forwarded_ack(&mut self, origin: Origin, ack: &[u8]) {
+        let Some(credit_bytes) = self.forwarded_out.remove(&origin) else {
+            return;
+        };
+        let ack = Ack::from_bytes(ack).expect("a shard of this node encoded it");
+        self.acknowledge(origin.conn, ack, credit_bytes);
+    }
+
+    fn request(
+        &mut self,
+        connection: &mut Connection,
+        id: MessageId,
+        request: Request,
+        effects: &mut Effects,
+    ) {
+        match request {
+            Request::Hello(_) => {
+                connection.assembler.open();
+                let catalogue = self
+                    .catalogue
+                    .as_ref()
+                    .expect("connections are accepted once the shard has a catalogue");
+                let identity = Identity {
+                    zone: catalogue.zone,
+                    node: catalogue.node,
+                    boot: self.config.boot,
+                    shard: self.config.id,
+                    shard_count: self.config.shards,
+                };
+                let welcome = connection.session.welcome(identity, catalogue.version);
+                connection.push_frame(|id, out| welcome.encode(out, id));
+            }
+            Request::Ping(ping) => {
+                connection.push_frame(|id, out| Pong { nonce: ping.nonce }.encode(out, id));
+            }
+            Request::Pong(_) => {}
+            Request::Credit(credit) => self.credited(connection, &credit),
+            Request::Goodbye(_) => self.close_when_done(connection),
+            Request::Metadata(asked) => self.metadata(connection, id, &asked),
+            Request::StreamCreate(asked) => self.create(connection, id, asked, effects),
+            Request::StreamDescribe(asked) => self.describe(connection, id, &asked),
+            Request::StreamList(asked) => self.list(connection, id, &asked),
+            Request::StreamDelete(asked) => self.delete(connection, id, asked, effects),
+            Request::Produce(_) => unreachable!("a produce has a way of its own"),
+            Request::ProduceResume(asked) => self.resume(connection, id, &asked),
+            Request::Subscribe(asked) => self.subscribe(connection, id, &asked, effects),
+            Request::Unsubscribe(asked) => self.unsubscribe(connection, id, &asked),
+            Request::OffsetByTime(asked) => self.offset_by_time(connection, id, &asked, effects),
+        }
+    }
+
+    /// A client granted more.
+    fn credited(&mut self, connection: &mut Connection, credit: &Credit) {
+        let total = Amount {
+            bytes: credit.bytes_total,
+            batches: credit.batches_total,
+        };
+        match credit.scope {
+            // The session took it; whoever waited for it goes on.
+            CreditScope::Link => {
+                let waiting: Vec<_> = connection.subscriptions.keys().copied().collect();
+                for id in waiting {
+                    connection.queue_subscription(id);
+                }
+            }
+            CreditScope::Subscription => {
+                let id = tiderace_base::ids::SubscriptionId::new(credit.id);
+                // One that just ended may still be granted: that is no fault of the client.
+                if let Some(subscription) = connection.subscriptions.get_mut(&id) {
+                    subscription
+                        .credit
+                        .granted_to(bounded(total, subscription.credit.spent()));
+                    connection.queue_subscription(id);
+                }
+            }
+            CreditScope::ProduceSlot => {}
+        }
+    }
+
+    /// Closes a connection once everything that it waits for has been sent.
+    fn close_when_done(&mut self, connection: &mut Connection) {
+        self.let_subscriptions_go(connection);
+        connection.leaving = true;
+    }
+
+    /// Says goodbye to a client: the node begins nothing new for it.
+    pub(crate) fn goodbye(
+        &mut self,
+        id: ConnectionId,
+        reason: GoodbyeReason,
+        effects: &mut Effects,
+    ) {
+        let Some(mut connection) = self.connections.take(id) else {
+            return;
+        };
+        if connection.session.drain() {
+            connection.push_frame(|id, out| Goodbye { reason }.encode(out, id));
+            self.let_subscriptions_go(&mut connection);
+            connection.leaving = true;
+        } else if connection.session.deadline().is_some() {
+            self.fail_connection(
+                &mut connection,
+                Fault::of_connection(ErrorCode::Draining),
+                effects,
+            );
+        }
+        self.put_back(connection);
+        self.connections.ready(id);
+    }
+
+    /// The peer sends no more, or is gone.
+    pub(crate) fn hung_up(&mut self, id: ConnectionId, effects: &mut Effects) {
+        let Some(mut connection) = self.connections.take(id) else {
+            return;
+        };
+        self.close(&mut connection, effects);
+        self.connections.put(connection);
+    }
+
+    /// Lets go of everything that belongs to a connection and asks for its end.
+    pub(crate) fn close(&mut self, connection: &mut Connection, effects: &mut Effects) {
+        if connection.closing == Closing::Now {
+            return;
+        }
+        connection.closing = Closing::Now;
+        connection.session.close();
+        connection.backlog.clear();
+        connection.blocked = None;
+        self.let_subscriptions_go(connection);
+        self.undurable.forget(connection.id);
+        effects.push(Effect::Close {
+            conn: connection.id,
+        });
+    }
+
+    pub(crate) fn closed(&mut self, id: ConnectionId) {
+        if let Some(mut connection) = self.connections.take(id) {
+            self.let_subscriptions_go(&mut connection);
+            self.undurable.forget(id);
+        }
+    }
+
+    pub(crate) fn handshakes_due(&mut self, now: Now, effects: &mut Effects) {
+        while let Some(id) = self.connections.overdue(now.mono) {
+            let Some(mut connection) = self.connections.take(id) else {
+                continue;
+            };
+            if let Some(fault) = connection.session.timer(now.mono) {
+                self.fail_connection(&mut connection, fault, effects);
+            }
+            self.put_back(connection);
+        }
+    }
+
+    /// The journal has room again: those who waited go on, in order.
+    pub(crate) fn room(&mut self, now: Now, effects: &mut Effects) {
+        self.drive_forwarded(now, effects);
+        for _ in 0..self.waiting_for_room.len() {
+            let Some(id) = self.waiting_for_room.pop_front() else {
+                return;
+            };
+            self.drive_by_id(now, id, effects);
+        }
+    }
+
+    /// The mesh has room again.
+    pub(crate) fn mesh_room(&mut self, now: Now, effects: &mut Effects) {
+        for _ in 0..self.waiting_for_mesh.len() {
+            let Some(id) = self.waiting_for_mesh.pop_front() else {
+                return;
+            };
+            self.drive_by_id(now, id, effects);
+        }
+    }
+
+    fn drive_by_id(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) {
+        let Some(mut connection) = self.connections.take(id) else {
+            return;
+        };
+        self.drive(now, &mut connection, effects);
+        self.put_back(connection);
+    }
+
+    /// Sends what is ready, a bounded amount for each connection; those with more have their turn when it has left.
+    pub(crate) fn send_ready(&mut self, effects: &mut Effects) {
+        for _ in 0..self.connections.ready_len() {
+            let Some(id) = self.connections.next_ready() else {
+                return;
+            };
+            let Some(mut connection) = self.connections.take(id) else {
+                continue;
+            };
+            self.send(&mut connection, effects);
+            self.connections.put(connection);
+        }
+    }
+
+    fn send(&mut self, connection: &mut Connection, effects: &mut Effects) {
+        if connection.sending.is_some() || connection.closing == Closing::Now {
+            return;
+        }
+        let mut parts = Vec::new();
+        connection.take_encoded(&mut parts);
+        let encoded: usize = parts.iter().map(Bytes::len).sum();
+        let budget = self.config.send_bytes_max.saturating_sub(encoded);
+        self.deliver(connection, &mut parts, budget, effects);
+        // Delivering may have written errors and gaps.
+        connection.take_encoded(&mut parts);
+        if parts.is_empty() {
+            let done = connection.leaving
+                && connection.session.outstanding() == 0
+                && connection.session.link().outstanding() == Amount::ZERO;
+            if connection.closing == Closing::WhenSent || done {
+                self.close(connection, effects);
+            }
+            return;
+        }
+        let op = self.ops.allocate();
+        connection.sending = Some(op);
+        effects.push(Effect::Send {
+            op,
+            conn: connection.id,
+            parts,
+        });
+    }
+
+    pub(crate) fn sent(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        op: OpId,
+        _sent_bytes: u64,
+        alive: bool,
+        effects: &mut Effects,
+    ) {
+        let Some(mut connection) = self.connections.take(id) else {
+            return;
+        };
+        assert_eq!(
+            connection.sending,
+            Some(op),
+            "one send is in flight, and it is this one"
+        );
+        connection.sending = None;
+        if alive {
+            // What it could not be told before may have choked it.
+            self.drive(now, &mut connection, effects);
+        } else {
+            self.close(&mut connection, effects);
+        }
+        self.connections.put(connection);
+        self.connections.ready(id);
+    }
+}
+
+/// A subscription's total, held to the largest window beyond what was spent.
+fn bounded(total: Amount, spent: Amount) -> Amount {
+    Amount {
+        bytes: total
+            .bytes
+            .min(spent.bytes.saturating_add(SUBSCRIPTION_WINDOW_BYTES_MAX)),
+        batches: total.batches.min(
+            spent
+                .batches
+                .saturating_add(u64::from(SUBSCRIPTION_WINDOW_BATCHES_MAX)),
+        ),
+    }
+}

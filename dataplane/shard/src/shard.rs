@@ -1,0 +1,365 @@
+//! The shard machine: owns its journal, its partitions, its slots and its connections, and takes one event at a time.
+//! Knows no socket, no file and no clock. What it does with each kind of event stands in the rooms beside; here is its
+//! state, its life (wait for the catalogue, start its epochs, serve, drain) and the order of a turn.
+
+use crate::connection::Connections;
+use crate::metrics::Metrics;
+use crate::partition::Partition;
+use crate::partitions::{Index, Partitions};
+use crate::replay::{HeldSlot, Rebuilt};
+use crate::subscription::ReadFor;
+use crate::undurable::Undurable;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tiderace_base::catalogue::Snapshot;
+use tiderace_base::disk::Disk;
+use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId};
+use tiderace_base::mesh::{Message, Origin, Peer};
+use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
+use tiderace_base::position::{Epoch, Lsn};
+use tiderace_base::time::{Mono, Now};
+use tiderace_storage::{Journal, OpenError, Output, ReadId, Settings};
+
+/// What a shard is told.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which shard this is.
+    pub id: ShardId,
+    /// The node's run.
+    pub boot: BootId,
+    /// How many shards the node has.
+    pub shards: u16,
+    /// Bytes of one cold read.
+    pub read_bytes_max: usize,
+    /// Bytes of one send to a subscriber.
+    pub send_bytes_max: usize,
+}
+
+/// Why a shard could not be opened.
+#[derive(Debug)]
+pub enum ShardError {
+    /// Its journal could not be.
+    Journal(OpenError),
+    /// Its journal's bytes are sound, but what they say contradicts itself.
+    Contradiction(String),
+}
+
+impl core::fmt::Display for ShardError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Journal(error) => write!(f, "{error}"),
+            Self::Contradiction(what) => {
+                write!(
+                    f,
+                    "the journal contradicts itself: {what}; nothing is served from it; restore it from a copy and report this"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for ShardError {}
+
+/// Where a shard is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// It has recovered and waits for the first catalogue.
+    Waiting,
+    /// Its epoch-starts are on their way to the disk.
+    Starting {
+        /// It serves once the journal is durable up to here.
+        until: Lsn,
+    },
+    /// It serves.
+    Serving,
+    /// It finishes what it promised.
+    Draining {
+        /// When it stops waiting for slow readers.
+        deadline: Mono,
+    },
+    /// It has stopped, or failed: it does nothing any more.
+    Ended,
+}
+
+/// A produce that another shard forwarded and that has to wait.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) origin: Origin,
+    pub(crate) control: Bytes,
+    pub(crate) batch: Vec<Bytes>,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) config: ShardConfig,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) phase: Phase,
+    pub(crate) catalogue: Option<Arc<Snapshot>>,
+    pub(crate) journal: Journal,
+    pub(crate) slots: Vec<HeldSlot>,
+    pub(crate) partitions: Partitions,
+    pub(crate) connections: Connections,
+    pub(crate) undurable: Undurable,
+    /// Reads of the journal under way, and for whom.
+    pub(crate) reads: BTreeMap<ReadId, ReadFor>,
+    /// Connections whose next frame waits for room in the journal, in order.
+    pub(crate) waiting_for_room: VecDeque<ConnectionId>,
+    /// Connections whose next frame waits for room in the mesh.
+    pub(crate) waiting_for_mesh: VecDeque<ConnectionId>,
+    /// Produces of other shards that wait for room in the journal.
+    pub(crate) forwarded: VecDeque<Forwarded>,
+    /// Batches that were forwarded to other shards, with the credit that each spent.
+    pub(crate) forwarded_out: BTreeMap<Origin, u64>,
+    /// Peers to which the mesh is full.
+    pub(crate) mesh_full: BTreeSet<Peer>,
+    /// Partitions that the next checkpoint must hold.
+    pub(crate) dirty: Vec<Index>,
+    /// Partitions dropped since the last checkpoint.
+    pub(crate) dropped: Vec<PartitionKey>,
+    /// What the checkpoint under way still has to be fed.
+    pub(crate) capture: Option<crate::maintenance::Capture>,
+    /// When retention is looked at next.
+    pub(crate) retention_due: Option<Mono>,
+    /// Segments may be let go once the journal is durable up to here.
+    pub(crate) reclaim_at: Option<Lsn>,
+    /// Partitions whose stream bounds what is kept.
+    pub(crate) retained: BTreeSet<PartitionKey>,
+    pub(crate) ops: OpIds,
+    wake_at: Option<Mono>,
+    outputs: Vec<Output>,
+    /// Reused for encoding cells.
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl Shard {
+    /// Recovers a shard from its journal's directory, or creates it there. Blocking: before threads start.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, belongs to another node or a newer version, or holds damage that a lone node
+    /// cannot repair.
+    pub fn open<D: Disk>(
+        disk: &mut D,
+        config: ShardConfig,
+        settings: Settings,
+        now: Now,
+    ) -> Result<Self, ShardError> {
+        let mut rebuilt = Rebuilt::default();
+        let journal = tiderace_storage::open(disk, settings, now, &mut rebuilt)
+            .map_err(ShardError::Journal)?;
+        let rebuilt = rebuilt.finish().map_err(ShardError::Contradiction)?;
+        let metrics = Arc::new(Metrics::default());
+        metrics.partitions.set(rebuilt.partitions.len() as u64);
+        // What was replayed is newer than the checkpoint that was found.
+        let dirty = rebuilt
+            .partitions
+            .iter()
+            .filter(|(_, partition)| partition.dirty)
+            .map(|(index, _)| index)
+            .collect();
+        Ok(Self {
+            config,
+            metrics,
+            phase: Phase::Waiting,
+            catalogue: None,
+            journal,
+            slots: rebuilt.slots,
+            partitions: rebuilt.partitions,
+            connections: Connections::default(),
+            undurable: Undurable::default(),
+            reads: BTreeMap::new(),
+            waiting_for_room: VecDeque::new(),
+            waiting_for_mesh: VecDeque::new(),
+            forwarded: VecDeque::new(),
+            forwarded_out: BTreeMap::new(),
+            mesh_full: BTreeSet::new(),
+            dirty,
+            dropped: Vec::new(),
+            capture: None,
+            retention_due: None,
+            reclaim_at: None,
+            retained: BTreeSet::new(),
+            ops: OpIds::default(),
+            wake_at: None,
+            outputs: Vec::new(),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// What the shard counts; may be read from any thread.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// The identity of the disk that holds the journal.
+    #[must_use]
+    pub fn disk_id(&self) -> DiskId {
+        self.journal.disk_id()
+    }
+
+    /// How often this journal was opened.
+    #[must_use]
+    pub fn boot_count(&self) -> u64 {
+        self.journal.boot_count()
+    }
+
+    /// The greatest epoch of any entry that the journal holds; zero when it holds none.
+    #[must_use]
+    pub fn epoch_max(&self) -> Epoch {
+        self.slots
+            .iter()
+            .map(|held| held.slot.last_epoch())
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Every partition held, for whoever inspects a shard from outside: key, start, visible end, end.
+    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.iter().map(|(_, partition)| partition)
+    }
+
+    /// Ends the shard's life: nothing is acknowledged any more.
+    pub(crate) fn fail(&mut self, reason: Fatal, effects: &mut Effects) {
+        self.phase = Phase::Ended;
+        self.metrics.serving.set(0);
+        effects.push(Effect::Fatal(reason));
+    }
+
+    pub(crate) fn serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Draining { .. })
+    }
+
+    fn take_outputs(&mut self, now: Now, effects: &mut Effects) {
+        let mut outputs = core::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            match output {
+                Output::Durable(lsn) => self.became_durable(now, lsn, effects),
+                Output::Read { id, result } => self.read_done(id, result),
+                Output::Time { id, result } => self.time_found(id, result),
+                Output::CheckpointWanted { base } => self.start_capture(base),
+                Output::CheckpointDone => {}
+                Output::ReadOnly(read_only) => {
+                    self.metrics.read_only.set(u64::from(read_only));
+                    if !read_only {
+                        self.room(now, effects);
+                    }
+                }
+                Output::Room => self.room(now, effects),
+                Output::Fatal(reason) => self.fail(reason, effects),
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    fn posted(&mut self, now: Now, from: Peer, message: Message, effects: &mut Effects) {
+        match message {
+            Message::Snapshot(snapshot) => {
+                let version = snapshot.version;
+                self.take_catalogue(now, snapshot, effects);
+                effects.push(Effect::Post {
+                    to: from,
+                    message: Message::Applied(version),
+                });
+            }
+            Message::Produce {
+                origin,
+                control,
+                batch,
+            } => {
+                self.forwarded.push_back(Forwarded {
+                    origin,
+                    control,
+                    batch,
+                });
+                self.drive_forwarded(now, effects);
+            }
+            Message::Produced { origin, ack } => self.forwarded_ack(origin, &ack),
+            Message::Changed { origin, outcome } => self.changed(origin, outcome),
+            // Only control takes these; a shard that got one would have been posted another's mail.
+            Message::Change { .. } | Message::Applied(_) => {
+                unreachable!("these go to control only")
+            }
+        }
+    }
+
+    /// Asks for the next time that anything is due, if it changed.
+    fn ask_wake(&mut self, effects: &mut Effects) {
+        let drain = match self.phase {
+            Phase::Draining { deadline } => Some(deadline),
+            Phase::Waiting | Phase::Starting { .. } | Phase::Serving | Phase::Ended => None,
+        };
+        let due = [
+            self.journal.next_wake(),
+            self.connections.next_deadline(),
+            self.retention_due,
+            drain,
+        ];
+        let wake_at = due.into_iter().flatten().min();
+        if wake_at != self.wake_at {
+            self.wake_at = wake_at;
+            effects.push(Effect::WakeAt(wake_at.unwrap_or(Mono::from_ns(u64::MAX))));
+        }
+    }
+}
+
+impl Machine for Shard {
+    fn step(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        match event {
+            Event::Written { .. }
+            | Event::ReadDone { .. }
+            | Event::Synced { .. }
+            | Event::Prepared { .. }
+            | Event::Removed { .. } => {
+                let mut outputs = core::mem::take(&mut self.outputs);
+                self.journal.step(now, event, effects, &mut outputs);
+                self.outputs = outputs;
+                self.take_outputs(now, effects);
+            }
+            Event::Accepted { conn, peer } => self.accepted(now, conn, peer, effects),
+            Event::Received { conn, data } => self.received(now, conn, data, effects),
+            Event::Hangup { conn } => self.hung_up(conn, effects),
+            Event::Sent {
+                op,
+                conn,
+                sent_bytes,
+                alive,
+            } => self.sent(now, conn, op, sent_bytes, alive, effects),
+            Event::Closed { conn } => self.closed(conn),
+            Event::Posted { from, message } => self.posted(now, from, message, effects),
+            Event::MeshFull(peer) => {
+                self.mesh_full.insert(peer);
+            }
+            Event::MeshOpen(peer) => {
+                self.mesh_full.remove(&peer);
+                self.mesh_room(now, effects);
+            }
+            Event::Catalogue(snapshot) => self.take_catalogue(now, snapshot, effects),
+            Event::Timer => {
+                self.wake_at = None;
+                self.journal.tick(now, effects);
+                self.handshakes_due(now, effects);
+                self.retention(now, effects);
+            }
+            Event::Stop => self.drain(now, effects),
+        }
+    }
+
+    fn finish_turn(&mut self, now: Now, effects: &mut Effects) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.metrics.turns_total.add(1);
+        self.feed_checkpoint(effects);
+        // The disk first: it takes longest. Then whoever has something to be told.
+        self.journal.flush(now, effects);
+        self.send_ready(effects);
+        self.finish_drain(now, effects);
+        self.publish_gauges();
+        self.ask_wake(effects);
+    }
+}

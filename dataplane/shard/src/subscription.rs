@@ -1,0 +1,349 @@
+//! A subscription as its shard holds it, and how its batches leave: from the journal's memory while it is live, by cold
+//! reads while it is behind, never more than its credit, never what is not durable at its stream's level. A subscriber
+//! that does not grant costs its own window and nothing else.
+
+use crate::connection::Connection;
+use crate::partition::Partition;
+use crate::partitions::Index;
+use crate::shard::Shard;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
+use tiderace_base::limits::DELIVER_BYTES_MAX;
+use tiderace_base::operation::Effects;
+use tiderace_base::position::{Epoch, Lsn, Offset};
+use tiderace_storage::{ReadBatches, ReadError, ReadId};
+use tiderace_wire::batch::BatchHeader;
+use tiderace_wire::credit::{Amount, Spender};
+use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::{Deliver, Gap};
+use tiderace_wire::session::Server;
+
+/// For whom the journal is being read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadFor {
+    /// A subscription that is behind.
+    Subscription(ConnectionId, SubscriptionId),
+    /// A subscription whose start is a time.
+    Seek(ConnectionId, SubscriptionId),
+    /// An offset by time.
+    OffsetByTime(ConnectionId, MessageId, PartitionKey, Epoch),
+}
+
+/// Where a subscription's next batches come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The journal's memory, or a read once it turns out that they are not there any more.
+    Memory,
+    /// A read under way.
+    Reading(ReadId),
+    /// What a read brought.
+    Read(VecDeque<Bytes>),
+    /// The time that it starts at is being looked up.
+    Seeking(ReadId),
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) id: SubscriptionId,
+    /// The request that began it: what goes wrong later is told under its id.
+    pub(crate) request: MessageId,
+    pub(crate) key: PartitionKey,
+    pub(crate) partition: Index,
+    /// The next offset that it wants.
+    pub(crate) next: Offset,
+    pub(crate) credit: Spender,
+    pub(crate) source: Source,
+    /// Whether it stands in its connection's queue.
+    pub(crate) queued: bool,
+}
+
+/// Whether a subscription has more to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    /// It has, and may.
+    More,
+    /// It waits: for data, for credit or for a read.
+    Waits,
+    /// It ended with an error.
+    Ended,
+}
+
+impl Shard {
+    /// Puts a partition's live subscribers to work: something became visible.
+    pub(crate) fn wake_subscribers(&mut self, index: Index) {
+        let partition = self.partitions.at(index);
+        for (conn, id) in &partition.subscribers {
+            let Some(connection) = self.connections.get(*conn) else {
+                continue;
+            };
+            if connection.queue_subscription(*id) {
+                self.connections.ready(*conn);
+            }
+        }
+    }
+
+    /// Ends every subscription of a partition that is gone.
+    pub(crate) fn end_subscriptions(&mut self, partition: &Partition, code: ErrorCode) {
+        for (conn, id) in &partition.subscribers {
+            let Some(connection) = self.connections.get(*conn) else {
+                continue;
+            };
+            if let Some(subscription) = connection.subscriptions.remove(id) {
+                self.metrics.subscriptions.sub(1);
+                match subscription.source {
+                    Source::Reading(read) | Source::Seeking(read) => {
+                        self.reads.remove(&read);
+                        self.journal.cancel_read(read);
+                    }
+                    Source::Memory | Source::Read(_) => {}
+                }
+                connection.push_subscription_error(subscription.request, code, 0, 0);
+            }
+            self.connections.ready(*conn);
+        }
+    }
+
+    /// Lets go of a subscription's reads and of its place among its partition's subscribers.
+    pub(crate) fn release(&mut self, conn: ConnectionId, subscription: &Subscription) {
+        self.metrics.subscriptions.sub(1);
+        match subscription.source {
+            Source::Reading(read) | Source::Seeking(read) => {
+                self.reads.remove(&read);
+                self.journal.cancel_read(read);
+            }
+            Source::Memory | Source::Read(_) => {}
+        }
+        // The index may have been given to another partition since: the key decides.
+        if self
+            .partitions
+            .get(subscription.partition)
+            .is_some_and(|partition| partition.key == subscription.key)
+        {
+            let partition = self.partitions.at(subscription.partition);
+            partition
+                .subscribers
+                .retain(|entry| *entry != (conn, subscription.id));
+            if partition.subscribers.is_empty() {
+                partition.recent = VecDeque::new();
+            }
+        }
+    }
+
+    /// Adds delivers of a connection's subscriptions to `parts`, each in its turn, up to `budget` bytes.
+    pub(crate) fn deliver(
+        &mut self,
+        connection: &mut Connection,
+        parts: &mut Vec<Bytes>,
+        mut budget: usize,
+        effects: &mut Effects,
+    ) {
+        while budget > 0
+            && let Some(id) = connection.runnable.pop_front()
+        {
+            let Some(mut subscription) = connection.subscriptions.remove(&id) else {
+                continue;
+            };
+            subscription.queued = false;
+            match self.deliver_one(connection, &mut subscription, parts, &mut budget, effects) {
+                Progress::More => {
+                    subscription.queued = true;
+                    connection.runnable.push_back(id);
+                    connection.subscriptions.insert(id, subscription);
+                }
+                Progress::Waits => {
+                    connection.subscriptions.insert(id, subscription);
+                }
+                Progress::Ended => self.release(connection.id, &subscription),
+            }
+        }
+    }
+
+    /// One deliver frame at most.
+    fn deliver_one(
+        &mut self,
+        connection: &mut Connection,
+        subscription: &mut Subscription,
+        parts: &mut Vec<Bytes>,
+        budget: &mut usize,
+        effects: &mut Effects,
+    ) -> Progress {
+        let held = self
+            .partitions
+            .get(subscription.partition)
+            .filter(|partition| partition.key == subscription.key);
+        let Some(partition) = held else {
+            connection.push_subscription_error(
+                subscription.request,
+                ErrorCode::UnknownStream,
+                0,
+                0,
+            );
+            return Progress::Ended;
+        };
+        let (start, visible, epoch) = (
+            partition.durable.start,
+            partition.visible,
+            partition.durable.epochs.last(),
+        );
+        if subscription.next < start && matches!(subscription.source, Source::Memory) {
+            let gap = Gap {
+                subscription: subscription.id,
+                reason: partition.gap_reason(),
+                from: subscription.next,
+                to: start,
+            };
+            connection.push_frame(|id, out| gap.encode(out, id));
+            subscription.next = start;
+        }
+        let bytes_max = DELIVER_BYTES_MAX.min(*budget);
+        let mut batches: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        let mut count = 0;
+        let mut starved = false;
+        match &mut subscription.source {
+            Source::Reading(_) | Source::Seeking(_) => return Progress::Waits,
+            Source::Read(read) => {
+                while let Some(batch) = read.front() {
+                    if bytes > 0 && bytes + batch.len() > bytes_max {
+                        break;
+                    }
+                    if !spend(
+                        &mut connection.session,
+                        &mut subscription.credit,
+                        batch.len(),
+                    ) {
+                        starved = true;
+                        break;
+                    }
+                    bytes += batch.len();
+                    count += 1;
+                    let header = BatchHeader::parse(batch).expect("the journal verified it");
+                    subscription.next = header.next_offset();
+                    batches.extend(read.pop_front());
+                }
+                if read.is_empty() {
+                    subscription.source = Source::Memory;
+                }
+            }
+            Source::Memory => {
+                if subscription.next >= visible {
+                    return Progress::Waits;
+                }
+                let Some(first) = partition.recent_at(subscription.next) else {
+                    return self.read_on(connection.id, subscription, effects);
+                };
+                let mut run: Option<(Lsn, usize)> = None;
+                for recent in partition.recent.range(first..) {
+                    let len = recent.bytes as usize;
+                    if recent.next > visible || (bytes > 0 && bytes + len > bytes_max) {
+                        break;
+                    }
+                    // Batches that lie side by side in a chunk leave as one slice.
+                    let joined = run
+                        .filter(|(lsn, bytes)| lsn.advance(*bytes as u64) == recent.lsn)
+                        .map(|(lsn, bytes)| (lsn, bytes + len));
+                    let (from, wanted) = joined.unwrap_or((recent.lsn, len));
+                    let Some(slice) = self.journal.slice(from, wanted) else {
+                        break;
+                    };
+                    if !spend(&mut connection.session, &mut subscription.credit, len) {
+                        starved = true;
+                        break;
+                    }
+                    match batches.last_mut() {
+                        Some(last) if joined.is_some() => *last = slice,
+                        Some(_) | None => batches.push(slice),
+                    }
+                    run = Some((from, wanted));
+                    bytes += len;
+                    count += 1;
+                    subscription.next = recent.next;
+                }
+                if bytes == 0 && !starved {
+                    // Remembered, but no longer in memory.
+                    return self.read_on(connection.id, subscription, effects);
+                }
+            }
+        }
+        if bytes > 0 {
+            let frame = Deliver {
+                subscription: subscription.id,
+                epoch,
+                end_offset: visible,
+            };
+            connection.push_deliver(frame, bytes, batches, parts);
+            *budget = budget.saturating_sub(bytes);
+            self.metrics.batches_delivered_total.add(count);
+            self.metrics.bytes_delivered_total.add(bytes as u64);
+        }
+        let more = subscription.next < visible || matches!(subscription.source, Source::Read(_));
+        if more && !starved {
+            Progress::More
+        } else {
+            Progress::Waits
+        }
+    }
+
+    /// Reads on where memory ends. Nothing is read without credit to send it.
+    fn read_on(
+        &mut self,
+        conn: ConnectionId,
+        subscription: &mut Subscription,
+        effects: &mut Effects,
+    ) -> Progress {
+        let left = subscription.credit.available();
+        if left.bytes == 0 || left.batches == 0 {
+            return Progress::Waits;
+        }
+        let bytes_max = usize::try_from(left.bytes)
+            .unwrap_or(usize::MAX)
+            .min(self.config.read_bytes_max);
+        let read = self
+            .journal
+            .read(subscription.key, subscription.next, bytes_max, effects);
+        self.reads
+            .insert(read, ReadFor::Subscription(conn, subscription.id));
+        subscription.source = Source::Reading(read);
+        Progress::Waits
+    }
+
+    /// A read of the journal ended.
+    pub(crate) fn read_done(&mut self, read: ReadId, result: Result<ReadBatches, ReadError>) {
+        let Some(ReadFor::Subscription(conn, id)) = self.reads.remove(&read) else {
+            return;
+        };
+        let Some(connection) = self.connections.get(conn) else {
+            return;
+        };
+        let Some(subscription) = connection.subscriptions.get_mut(&id) else {
+            return;
+        };
+        match result {
+            Ok(found) => subscription.source = Source::Read(found.batches.into()),
+            // The start moved, or the end was not durable yet: look again.
+            Err(ReadError::AtEnd | ReadError::BelowStart(_)) => {
+                subscription.source = Source::Memory;
+            }
+            Err(ReadError::Damaged { .. } | ReadError::Disk(_)) => {
+                let (request, from) = (subscription.request, subscription.next.get());
+                connection.push_subscription_error(request, ErrorCode::Damaged, from, from);
+                if let Some(subscription) = connection.subscriptions.remove(&id) {
+                    self.release(conn, &subscription);
+                }
+                self.connections.ready(conn);
+                return;
+            }
+        }
+        if connection.queue_subscription(id) {
+            self.connections.ready(conn);
+        }
+    }
+}
+
+/// Spends a batch on both levels, or on neither.
+fn spend(session: &mut Server, credit: &mut Spender, bytes: usize) -> bool {
+    let amount = Amount::batch(bytes as u64);
+    credit.available().covers(amount) && session.try_deliver(amount) && credit.try_spend(amount)
+}

@@ -1,0 +1,275 @@
+//! What a node is told before it boots: how many shards, where they listen, how much memory and disk they may take.
+//! Checked once, whole, with an error for each way it can be wrong; nothing is clamped in silence.
+
+use core::fmt;
+use std::net::SocketAddr;
+use tiderace_base::catalogue::Durability;
+use tiderace_base::ids::NodeId;
+use tiderace_base::limits::{
+    BLOCK_BYTES, CHUNK_BYTES_MAX, MIB, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS,
+};
+
+/// Memory of a shard when nobody says otherwise.
+pub const SHARD_MEMORY_BYTES_DEFAULT: usize = 64 * MIB;
+
+/// A node's configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeConfig {
+    /// Shards, and so journals: fixed at the first start.
+    pub shards: u16,
+    /// The address that all shards share.
+    pub shared: SocketAddr,
+    /// Each shard's own address.
+    pub shard_addrs: Vec<SocketAddr>,
+    /// The durability of streams that do not name one.
+    pub default_durability: Durability,
+    /// Bytes of one journal segment: fixed at the first start.
+    pub segment_bytes: u64,
+    /// Memory that the node may take for buffers, all shards together.
+    pub memory_bytes: usize,
+    /// This node's id; `None` lets the first start choose one.
+    pub node_id: Option<NodeId>,
+    /// Whether chunks may be as small as a test wants them: segments too small for the largest batch refuse it.
+    pub small_chunks: bool,
+}
+
+/// How a configuration can be wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConfigError {
+    /// No shards, or more than a node may have.
+    Shards {
+        /// How many were asked for.
+        asked: u16,
+    },
+    /// Not one address per shard.
+    Addresses {
+        /// How many there are.
+        given: usize,
+        /// How many there must be.
+        due: u16,
+    },
+    /// A segment out of bounds, or not whole blocks.
+    Segment {
+        /// What was asked for.
+        asked: u64,
+    },
+    /// Too little memory for so many shards.
+    Memory {
+        /// What was asked for.
+        asked: usize,
+        /// The least that works.
+        least: usize,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shards { asked } => write!(
+                f,
+                "{asked} shards were asked for: a node has 1 to {SHARDS_MAX}"
+            ),
+            Self::Addresses { given, due } => write!(
+                f,
+                "{given} shard addresses for {due} shards: each shard needs one"
+            ),
+            Self::Segment { asked } => write!(
+                f,
+                "a segment of {asked} bytes was asked for: it must be whole blocks of {BLOCK_BYTES}, from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
+            ),
+            Self::Memory { asked, least } => {
+                write!(
+                    f,
+                    "{asked} bytes of memory were asked for: so many shards need at least {least}; ask for more or run fewer shards"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+impl NodeConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.shards == 0 || usize::from(self.shards) > SHARDS_MAX || self.shards > SLOTS {
+            return Err(ConfigError::Shards { asked: self.shards });
+        }
+        if self.shard_addrs.len() != usize::from(self.shards) {
+            return Err(ConfigError::Addresses {
+                given: self.shard_addrs.len(),
+                due: self.shards,
+            });
+        }
+        let bounds = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        let roomy =
+            self.small_chunks || self.segment_bytes >= (CHUNK_BYTES_MAX + 2 * BLOCK_BYTES) as u64;
+        if !bounds.contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
+            || !roomy
+        {
+            return Err(ConfigError::Segment {
+                asked: self.segment_bytes,
+            });
+        }
+        let least = SHARD_MEMORY_BYTES_MIN * usize::from(self.shards);
+        if self.memory_bytes < least && !self.small_chunks {
+            return Err(ConfigError::Memory {
+                asked: self.memory_bytes,
+                least,
+            });
+        }
+        Ok(())
+    }
+
+    /// How one shard divides its memory.
+    #[must_use]
+    pub fn shard_memory(&self) -> ShardMemory {
+        ShardMemory::of(
+            self.memory_bytes / usize::from(self.shards.max(1)),
+            self.small_chunks,
+        )
+    }
+}
+
+/// How one shard divides its memory: half for write buffers (with what of them is kept for tail reads), a quarter for
+/// received bytes, an eighth for footers and cold reads, and the rest for sessions and state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShardMemory {
+    /// Write buffers.
+    pub regions_max: usize,
+    /// Bytes of each.
+    pub region_bytes: usize,
+    /// The largest chunk.
+    pub chunk_bytes_max: usize,
+    /// Bytes of written chunks kept for tail reads.
+    pub tail_bytes_max: usize,
+    /// Receive buffers.
+    pub receive_buffers: usize,
+    /// Bytes of each.
+    pub receive_buffer_bytes: usize,
+    /// Bytes of footers kept.
+    pub footer_cache_bytes: usize,
+    /// Bytes of one cold read.
+    pub read_bytes_max: usize,
+}
+
+impl ShardMemory {
+    fn of(bytes: usize, small_chunks: bool) -> Self {
+        if small_chunks {
+            return Self {
+                regions_max: 6,
+                region_bytes: 64 * 1024,
+                chunk_bytes_max: 32 * 1024,
+                tail_bytes_max: 128 * 1024,
+                receive_buffers: 16,
+                receive_buffer_bytes: 16 * 1024,
+                footer_cache_bytes: 64 * 1024,
+                read_bytes_max: 64 * 1024,
+            };
+        }
+        let region_bytes = 2 * CHUNK_BYTES_MAX;
+        let regions_max = (bytes / 2 / region_bytes).clamp(3, 64);
+        let receive_buffer_bytes = 64 * 1024;
+        let receive_buffers = (bytes / 4 / receive_buffer_bytes)
+            .clamp(32, 4096)
+            .next_power_of_two();
+        let receive_buffers = if receive_buffers * receive_buffer_bytes > bytes / 3 {
+            receive_buffers / 2
+        } else {
+            receive_buffers
+        };
+        Self {
+            regions_max,
+            region_bytes,
+            chunk_bytes_max: CHUNK_BYTES_MAX,
+            tail_bytes_max: (regions_max - 2) * region_bytes,
+            receive_buffers,
+            receive_buffer_bytes,
+            footer_cache_bytes: bytes / 16,
+            read_bytes_max: 2 * MIB,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NodeConfig {
+        let addr: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        NodeConfig {
+            shards: 2,
+            shared: addr,
+            shard_addrs: vec![addr, addr],
+            default_durability: Durability::Local,
+            segment_bytes: 64 * MIB as u64,
+            memory_bytes: 2 * SHARD_MEMORY_BYTES_DEFAULT,
+            node_id: None,
+            small_chunks: false,
+        }
+    }
+
+    #[test]
+    fn each_wrong_value_is_named() {
+        assert_eq!(config().check(), Ok(()));
+        assert_eq!(
+            NodeConfig {
+                shards: 0,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Shards { asked: 0 })
+        );
+        assert_eq!(
+            NodeConfig {
+                shards: 3,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Addresses { given: 2, due: 3 })
+        );
+        assert_eq!(
+            NodeConfig {
+                segment_bytes: 1,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Segment { asked: 1 })
+        );
+        assert_eq!(
+            NodeConfig {
+                segment_bytes: 65_536,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Segment { asked: 65_536 })
+        );
+        assert!(matches!(
+            NodeConfig {
+                memory_bytes: 1,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Memory { .. })
+        ));
+    }
+
+    #[test]
+    fn a_shard_stays_within_its_memory() {
+        for mib in [24, 32, 48, 64, 100, 256, 1024, 8192] {
+            let bytes = mib * MIB;
+            let memory = ShardMemory::of(bytes, false);
+            let buffers = memory.regions_max * memory.region_bytes
+                + memory.receive_buffers * memory.receive_buffer_bytes
+                + memory.footer_cache_bytes
+                + memory.read_bytes_max;
+            assert!(buffers <= bytes, "{mib} MiB: {memory:?} takes {buffers}");
+            assert!(memory.tail_bytes_max > 0 && memory.receive_buffers.is_power_of_two());
+        }
+    }
+}
