@@ -65,7 +65,7 @@ pub struct Driver {
     report: StartReport,
     cpu: Option<usize>,
     begun: bool,
-    /// Events for the coming turn.
+    /// Events that the machine has not seen yet, in order.
     ready: VecDeque<Event>,
     wake_at: Option<Mono>,
     stop_told: bool,
@@ -197,19 +197,15 @@ impl Driver {
         let mut effects = Effects::new();
         loop {
             let now = Clock::now();
-            self.gather(now);
-            while let Some(event) = self.ready.pop_front() {
-                machine.step(now, event, &mut effects);
-            }
+            self.take_events(now, machine, &mut effects);
             machine.finish_turn(now, &mut effects);
             self.counters.turns.add(1);
-            for effect in effects.drain(..) {
-                if let Some(outcome) = self.execute(effect) {
-                    return outcome;
-                }
-            }
+            let outcome = effects.drain(..).find_map(|effect| self.execute(effect));
             if let Some(mesh) = &mut self.mesh {
                 mesh.flush(&mut self.ready);
+            }
+            if let Some(outcome) = outcome {
+                return outcome;
             }
             if let Err(error) = self.wait(now.mono) {
                 return Outcome::Fatal(Fatal::RingRefused(format!(
@@ -219,8 +215,14 @@ impl Driver {
         }
     }
 
-    /// Collects this turn's events.
-    fn gather(&mut self, now: Now) {
+    /// Steps the machine through this turn's events. Each completion is stepped before the next is looked at: a receive
+    /// buffer that the machine gives back at once can then be counted on for the next piece.
+    fn take_events<M: Machine + ?Sized>(
+        &mut self,
+        now: Now,
+        machine: &mut M,
+        effects: &mut Effects,
+    ) {
         if self.ring.overflowed() {
             self.counters.queue_overflows.add(1);
         }
@@ -229,6 +231,7 @@ impl Driver {
         self.counters.completions.add(completions.len() as u64);
         for completion in completions.drain(..) {
             self.on_completion(completion, now);
+            self.step(now, machine, effects);
         }
         self.completions = completions;
         self.take_adopted();
@@ -242,6 +245,13 @@ impl Driver {
         if !self.stop_told && self.waker.stop_asked() {
             self.stop_told = true;
             self.ready.push_back(Event::Stop);
+        }
+        self.step(now, machine, effects);
+    }
+
+    fn step<M: Machine + ?Sized>(&mut self, now: Now, machine: &mut M, effects: &mut Effects) {
+        while let Some(event) = self.ready.pop_front() {
+            machine.step(now, event, effects);
         }
     }
 
@@ -330,7 +340,8 @@ impl Driver {
         if sleep {
             self.waker.prepare_sleep();
             let news = self.mesh.as_mut().is_some_and(MeshEnd::has_work)
-                || (!self.stop_told && self.waker.stop_asked());
+                || (!self.stop_told && self.waker.stop_asked())
+                || self.take_adopted();
             sleep = !news;
         }
         let wait_ns = if sleep { self.time_to_sleep() } else { None };

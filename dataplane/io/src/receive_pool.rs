@@ -171,6 +171,9 @@ impl ReceivePool {
             len,
         };
         self.lent += 1;
+        if self.count - self.lent < self.reserve {
+            self.reclaim();
+        }
         if self.count - self.lent >= self.reserve {
             return (Bytes::from_owner(lease), false);
         }

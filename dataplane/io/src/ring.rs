@@ -347,4 +347,58 @@ mod tests {
             assert_eq!(Place::unpack(kind.token(place)), place);
         }
     }
+
+    /// A filter of one thread alone: the kernel answers `io_uring_setup` as a container's profile makes it.
+    fn forbid_io_uring() {
+        let instruction = |code: u32, jt, jf, k| libc::sock_filter {
+            code: code as u16,
+            jt,
+            jf,
+            k,
+        };
+        let mut filter = [
+            instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            instruction(
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                0,
+                1,
+                libc::SYS_io_uring_setup as u32,
+            ),
+            instruction(
+                libc::BPF_RET | libc::BPF_K,
+                0,
+                0,
+                libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+            ),
+            instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: takes no pointer; needed before a filter may be set without privilege.
+        let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        assert_eq!(set, 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the program and its filter outlive the call, which copies them.
+        let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+        assert_eq!(set, 0);
+    }
+
+    #[test]
+    fn a_filter_that_forbids_io_uring_is_named() {
+        std::thread::spawn(|| {
+            forbid_io_uring();
+            let Err(StartError::RingRefused(text)) = Ring::new(8, 16) else {
+                panic!("the filter forbids it");
+            };
+            assert!(
+                text.contains("io_uring_setup failed with errno 1"),
+                "{text}"
+            );
+            assert!(text.contains("io_uring_disabled"), "{text}");
+        })
+        .join()
+        .expect("the thread checks itself");
+    }
 }
