@@ -36,6 +36,32 @@ pub(crate) struct Blocked {
     pub(crate) produce: Produce,
 }
 
+/// A send in flight.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    pub(crate) op: OpId,
+    /// What is being sent: needed again when it is ended early.
+    pub(crate) parts: Vec<Bytes>,
+    /// Whether it was ended early, or is the copied rest of one that was: it holds no write buffer for long.
+    pub(crate) cancelled: bool,
+}
+
+impl Sending {
+    /// A copy of what is left behind the first `sent_bytes`.
+    pub(crate) fn rest(&self, sent_bytes: u64) -> Bytes {
+        let mut skip = usize::try_from(sent_bytes).expect("a send is bounded");
+        let total: usize = self.parts.iter().map(Bytes::len).sum();
+        assert!(skip <= total, "no more is sent than there is");
+        let mut rest = Vec::with_capacity(total - skip);
+        for part in &self.parts {
+            let from = skip.min(part.len());
+            rest.extend_from_slice(&part[from..]);
+            skip -= from;
+        }
+        rest.into()
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -49,7 +75,7 @@ pub(crate) struct Connection {
     pub(crate) backlog: VecDeque<Bytes>,
     acks: Vec<Ack>,
     out: BytesMut,
-    pub(crate) sending: Option<OpId>,
+    pub(crate) sending: Option<Sending>,
     pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     /// Subscriptions that may have something to send, each once.
     pub(crate) runnable: VecDeque<SubscriptionId>,

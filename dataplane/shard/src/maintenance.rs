@@ -86,24 +86,27 @@ impl Shard {
 
     /// Tells every partition its stream and slot, and who of them has a retention.
     fn bind_partitions(&mut self, snapshot: &Snapshot) {
-        let unbound: Vec<Index> = self
-            .partitions
-            .iter()
-            .filter(|(_, partition)| partition.stream.is_none())
-            .map(|(index, _)| index)
-            .collect();
+        let unbound = core::mem::take(&mut self.unbound);
         let mut unknown = 0;
         for index in unbound {
+            // It may have been dropped since.
+            if self.partitions.get(index).is_none() {
+                continue;
+            }
             let partition = self.partitions.at(index);
             match snapshot.streams.get(&partition.key.stream) {
                 Some(stream) => {
                     partition.stream = Some(Arc::clone(stream));
-                    partition.slot = tiderace_base::hash::slot_of(partition.key, stream.durability);
+                    partition.durable.slot =
+                        tiderace_base::hash::slot_of(partition.key, stream.durability);
                     if stream.retention != Retention::default() {
                         self.retained.insert(partition.key);
                     }
                 }
-                None => unknown += 1,
+                None => {
+                    unknown += 1;
+                    self.unbound.push(index);
+                }
             }
         }
         self.metrics.partitions_unknown.set(unknown);
@@ -251,7 +254,7 @@ impl Shard {
     ) -> Result<(), Refused> {
         let (key, slot) = {
             let partition = self.partitions.at(index);
-            (partition.key, partition.slot)
+            (partition.key, partition.durable.slot)
         };
         let placed =
             self.control_entry(now, key, slot, EntryKind::ProducerExpire, &body.to_bytes())?;
@@ -276,17 +279,18 @@ impl Shard {
         let Some(catalogue) = self.catalogue.clone() else {
             return;
         };
-        if catalogue.tombstones.is_empty() {
+        if catalogue.tombstones.size() == self.tombstones_seen {
             return;
         }
         let gone: Vec<(PartitionKey, SlotId)> = self
             .partitions
             .iter()
             .filter(|(_, partition)| catalogue.tombstones.contains_key(&partition.key.stream))
-            .map(|(_, partition)| (partition.key, partition.slot))
+            .map(|(_, partition)| (partition.key, partition.durable.slot))
             .take(PARTITIONS_PER_TURN)
             .collect();
         if gone.is_empty() {
+            self.tombstones_seen = catalogue.tombstones.size();
             return;
         }
         // There may be more, and what is dropped now frees segments: come back.
@@ -359,7 +363,7 @@ impl Shard {
                 Reason::Age => StartReason::Age,
                 Reason::Bytes => StartReason::Bytes,
             };
-            let slot = partition.slot;
+            let slot = partition.durable.slot;
             let body = StartOffset { offset: to, reason }.to_bytes();
             match self.control_entry(now, key, slot, EntryKind::StartOffset, &body) {
                 Ok(placed) => {

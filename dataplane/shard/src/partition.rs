@@ -35,6 +35,8 @@ pub struct Recent {
 /// What survives a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Durable {
+    /// The slot that its entries belong to.
+    pub slot: SlotId,
     /// Everything of this partition that ends at or before this place has been applied here.
     pub applied: Lsn,
     /// The first offset kept.
@@ -58,8 +60,6 @@ pub struct Durable {
 pub struct Partition {
     /// Its name.
     pub key: PartitionKey,
-    /// Its slot; known once the catalogue is.
-    pub slot: SlotId,
     /// Its stream; `None` until a catalogue that knows it arrives. Data of an unknown stream is kept.
     pub stream: Option<Arc<Stream>>,
     /// What survives a restart.
@@ -86,7 +86,6 @@ impl Partition {
     pub fn restored(key: PartitionKey, durable: Durable) -> Self {
         Self {
             key,
-            slot: SlotId::default(),
             stream: None,
             visible: durable.end,
             durable,
@@ -146,6 +145,8 @@ pub struct Appended {
     pub append_time_us: u64,
     /// The epoch it was appended under.
     pub epoch: Epoch,
+    /// The slot that its entry belongs to.
+    pub slot: SlotId,
     /// Who produced it; zero for nobody in particular.
     pub producer: ProducerId,
     /// The producer's epoch.
@@ -166,6 +167,7 @@ impl Appended {
             bytes: BATCH_HEADER_BYTES as u64 + u64::from(header.body_bytes()),
             append_time_us: header.append_time_us(),
             epoch: header.epoch(),
+            slot: header.slot(),
             producer: header.producer_id(),
             producer_epoch: header.producer_epoch(),
             producer_seq: header.producer_seq(),
@@ -189,6 +191,7 @@ impl Durable {
             };
             self.marks.note(mark, stream.retention);
         }
+        self.slot = batch.slot;
         self.epochs.note(batch.epoch, batch.base);
         self.end = self.end.advance(u64::from(batch.records));
         self.bytes += batch.bytes;
@@ -221,6 +224,7 @@ impl Durable {
         words
             .iter()
             .for_each(|word| into.extend_from_slice(&word.to_le_bytes()));
+        into.extend_from_slice(&self.slot.get().to_le_bytes());
         put_count(into, self.epochs.starts().len());
         for (epoch, start) in self.epochs.starts() {
             into.extend_from_slice(&epoch.get().to_le_bytes());
@@ -260,6 +264,7 @@ impl Durable {
             end: Offset::new(reader.u64()?),
             last_append_us: reader.u64()?,
             bytes: reader.u64()?,
+            slot: SlotId::new(reader.take().map(u16::from_le_bytes)?),
             ..Self::default()
         };
         let mut epochs = Vec::new();
@@ -390,6 +395,7 @@ mod tests {
                 bytes: 200,
                 append_time_us: n,
                 epoch: Epoch::new(1 + (n / 50) as u32),
+                slot: SlotId::new(7),
                 producer: ProducerId::new(who as u128),
                 producer_epoch: ProducerEpoch::new(1),
                 producer_seq: ProducerSeq::new(seqs[who]),

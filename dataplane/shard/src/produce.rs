@@ -58,6 +58,7 @@ impl From<Refused> for Rejected {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
     partition: Index,
+    key: PartitionKey,
     place: Remembered,
     epoch: Epoch,
     next: Offset,
@@ -182,6 +183,7 @@ impl Shard {
         };
         Ok(Accepted {
             partition: index,
+            key: header.key(),
             place: remembered,
             epoch,
             next,
@@ -219,7 +221,7 @@ impl Shard {
             return Ok((index, Placed { slot }));
         }
         let mut partition = Partition::new(key);
-        partition.slot = slot;
+        partition.durable.slot = slot;
         partition.stream = Some(std::sync::Arc::clone(stream));
         if stream.retention != Retention::default() {
             self.retained.insert(key);
@@ -270,6 +272,8 @@ impl Shard {
                     .map_or(Durability::Local, |stream| stream.durability);
                 Ok(Some(Accepted {
                     partition: index,
+                    key: header.key(),
+                    key: header.key(),
                     place,
                     epoch: placed_epoch,
                     next: partition.durable.end,
@@ -301,6 +305,7 @@ impl Shard {
     ) -> Option<Waiting> {
         let Accepted {
             partition,
+            key,
             place,
             epoch,
             next,
@@ -343,6 +348,7 @@ impl Shard {
         self.undurable.push(Pending {
             end: place.end,
             partition,
+            key,
             next,
             appended_at: now.mono,
             waiting: queued,
@@ -360,9 +366,7 @@ impl Shard {
             if self
                 .partitions
                 .get(pending.partition)
-                .is_some_and(|partition| {
-                    partition.visible < pending.next && pending.next <= partition.durable.end
-                })
+                .is_some_and(|partition| partition.key == pending.key)
             {
                 let partition = self.partitions.at(pending.partition);
                 partition.visible = pending.next;

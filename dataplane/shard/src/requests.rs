@@ -368,7 +368,7 @@ impl Shard {
             Some(index) => index,
             None => {
                 let mut partition = Partition::new(key);
-                partition.slot = tiderace_base::hash::slot_of(key, stream.durability);
+                partition.durable.slot = tiderace_base::hash::slot_of(key, stream.durability);
                 if stream.retention != Retention::default() {
                     self.retained.insert(key);
                 }

@@ -2,7 +2,7 @@
 //! request means is decided in the rooms beside. A frame that cannot be taken now stops its connection's receive, and
 //! with it its peer, until there is room.
 
-use crate::connection::{Blocked, Closing, Connection};
+use crate::connection::{Blocked, Closing, Connection, Sending};
 use crate::produce::{Rejected, refusal};
 use crate::shard::{Phase, Shard};
 use crate::undurable::Waiter;
@@ -20,6 +20,9 @@ use tiderace_wire::credit::Amount;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, Credit, CreditScope, Goodbye, GoodbyeReason, Pong};
 use tiderace_wire::session::{Fault, Identity, Request, Server};
+
+/// Sends of slow readers ended early in one turn, while somebody waits for a write buffer.
+const CANCELS_PER_TURN: usize = 8;
 
 /// Whether a connection's next frame may be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +80,9 @@ impl Shard {
     /// Puts a connection back, and notes whether it has something to send.
     fn put_back(&mut self, connection: Box<Connection>) {
         let id = connection.id;
-        let ready = connection.has_output() || connection.closing == Closing::WhenSent;
+        let ready = connection.has_output()
+            || connection.leaving
+            || connection.closing == Closing::WhenSent;
         self.connections.put(connection);
         if ready {
             self.connections.ready(id);
@@ -486,7 +491,12 @@ impl Shard {
             return;
         }
         let op = self.ops.allocate();
-        connection.sending = Some(op);
+        connection.sending = Some(Sending {
+            op,
+            parts: parts.clone(),
+            cancelled: false,
+        });
+        self.sending.push_back((connection.id, op));
         effects.push(Effect::Send {
             op,
             conn: connection.id,
@@ -494,24 +504,82 @@ impl Shard {
         });
     }
 
+    /// Takes write buffers back from slow readers when somebody waits for one: their sends, the oldest first, are ended
+    /// early. What is left of them is copied and sent on from there.
+    pub(crate) fn unpin(&mut self, effects: &mut Effects) {
+        if self.waiting_for_room.is_empty() && self.forwarded.is_empty() {
+            return;
+        }
+        let mut cancelled = 0;
+        while cancelled < CANCELS_PER_TURN
+            && let Some((id, op)) = self.sending.pop_front()
+        {
+            if let Some(connection) = self.connections.get(id)
+                && let Some(sending) = &mut connection.sending
+                && sending.op == op
+                && !sending.cancelled
+            {
+                sending.cancelled = true;
+                cancelled += 1;
+                effects.push(Effect::CancelSend { conn: id });
+            }
+        }
+    }
+
+    /// Forgets the sends that have ended, so that the list of the oldest stays as short as the list of the open ones.
+    fn forget_sent(&mut self) {
+        while let Some((id, op)) = self.sending.front().copied()
+            && self.connections.get(id).is_none_or(|connection| {
+                connection
+                    .sending
+                    .as_ref()
+                    .is_none_or(|sending| sending.op != op)
+            })
+        {
+            self.sending.pop_front();
+        }
+        if self.sending.len() > 2 * self.connections.len() + 64 {
+            let connections = &mut self.connections;
+            self.sending.retain(|(id, op)| {
+                connections
+                    .get(*id)
+                    .and_then(|connection| connection.sending.as_ref())
+                    .is_some_and(|sending| sending.op == *op)
+            });
+        }
+    }
+
     pub(crate) fn sent(
         &mut self,
         now: Now,
         id: ConnectionId,
         op: OpId,
-        _sent_bytes: u64,
+        sent_bytes: u64,
         alive: bool,
         effects: &mut Effects,
     ) {
         let Some(mut connection) = self.connections.take(id) else {
             return;
         };
-        assert_eq!(
-            connection.sending,
-            Some(op),
-            "one send is in flight, and it is this one"
-        );
-        connection.sending = None;
+        let sending = connection.sending.take().expect("a send is in flight");
+        assert_eq!(sending.op, op, "one send is in flight, and it is this one");
+        let rest = sending.rest(sent_bytes);
+        if alive && !rest.is_empty() {
+            // It was cancelled. The rest must follow before anything else does: a frame may have been cut in two.
+            let op = self.ops.allocate();
+            connection.sending = Some(Sending {
+                op,
+                parts: vec![rest.clone()],
+                cancelled: true,
+            });
+            effects.push(Effect::Send {
+                op,
+                conn: id,
+                parts: vec![rest],
+            });
+            self.connections.put(connection);
+            return self.room(now, effects);
+        }
         if alive {
             // What it could not be told before may have choked it.
             self.drive(now, &mut connection, effects);
@@ -520,6 +588,10 @@ impl Shard {
         }
         self.connections.put(connection);
         self.connections.ready(id);
+        self.forget_sent();
+        if !self.waiting_for_room.is_empty() || !self.forwarded.is_empty() {
+            self.room(now, effects);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tiderace_base::catalogue::Snapshot;
 use tiderace_base::disk::Disk;
 use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId};
 use tiderace_base::mesh::{Message, Origin, Peer};
-use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
+use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpId, OpIds};
 use tiderace_base::position::{Epoch, Lsn};
 use tiderace_base::time::{Mono, Now};
 use tiderace_storage::{Journal, OpenError, Output, ReadId, Settings};
@@ -112,6 +112,12 @@ pub struct Shard {
     pub(crate) forwarded: VecDeque<Forwarded>,
     /// Batches that were forwarded to other shards, with the credit that each spent.
     pub(crate) forwarded_out: BTreeMap<Origin, u64>,
+    /// Sends in the order in which they began; some have ended.
+    pub(crate) sending: VecDeque<(ConnectionId, OpId)>,
+    /// Partitions whose stream no catalogue has named yet.
+    pub(crate) unbound: Vec<Index>,
+    /// How many tombstones have been looked at.
+    pub(crate) tombstones_seen: usize,
     /// Peers to which the mesh is full.
     pub(crate) mesh_full: BTreeSet<Peer>,
     /// Partitions that the next checkpoint must hold.
@@ -158,6 +164,7 @@ impl Shard {
             .filter(|(_, partition)| partition.dirty)
             .map(|(index, _)| index)
             .collect();
+        let unbound = rebuilt.partitions.iter().map(|(index, _)| index).collect();
         Ok(Self {
             config,
             metrics,
@@ -173,6 +180,9 @@ impl Shard {
             waiting_for_mesh: VecDeque::new(),
             forwarded: VecDeque::new(),
             forwarded_out: BTreeMap::new(),
+            sending: VecDeque::new(),
+            unbound,
+            tombstones_seen: 0,
             mesh_full: BTreeSet::new(),
             dirty,
             dropped: Vec::new(),
@@ -355,6 +365,7 @@ impl Machine for Shard {
         }
         self.metrics.turns_total.add(1);
         self.feed_checkpoint(effects);
+        self.unpin(effects);
         // The disk first: it takes longest. Then whoever has something to be told.
         self.journal.flush(now, effects);
         self.send_ready(effects);

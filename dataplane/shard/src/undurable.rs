@@ -4,7 +4,7 @@
 
 use crate::partitions::Index;
 use std::collections::{BTreeMap, VecDeque};
-use tiderace_base::ids::ConnectionId;
+use tiderace_base::ids::{ConnectionId, PartitionKey};
 use tiderace_base::mesh::Origin;
 use tiderace_base::position::{Lsn, Offset};
 use tiderace_base::time::Mono;
@@ -37,8 +37,10 @@ pub(crate) struct Waiting {
 pub(crate) struct Pending {
     /// The end of its entry.
     pub end: Lsn,
-    /// Its partition.
+    /// Its partition's place in the table; given to another when the partition is dropped.
     pub partition: Index,
+    /// Its partition's name.
+    pub key: PartitionKey,
     /// What becomes visible: the offset after its last record.
     pub next: Offset,
     /// When it was appended.
