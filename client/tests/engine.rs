@@ -1,0 +1,961 @@
+//! The engine against a scripted zone, in memory and under a chosen clock: exact retries, credit, redirects, resumption,
+//! and what it says when a node breaks a promise.
+
+mod scripted;
+
+use bytes::Bytes;
+use scripted::{Fate, PATH, Zone};
+use std::collections::BTreeMap;
+use tiderace_base::ids::{PartitionIndex, ProducerId};
+use tiderace_base::limits;
+use tiderace_base::position::{Epoch, Offset};
+use tiderace_base::prng::Prng;
+use tiderace_base::time::{Mono, Now, Wall};
+use tiderace_client::core::connection::Identity;
+use tiderace_client::core::engine::{
+    ConsumerKey, ConsumerSettings, Engine, Event, LinkId, ProducerKey, Settings,
+};
+use tiderace_client::core::producer::{self, PushError, Settled, Ticket};
+use tiderace_client::{
+    AckedLost, ConsumeError, ErrorCode, From, Item, Record, RequestError, SendError, Violation,
+};
+use tiderace_wire::credit::Amount;
+use tiderace_wire::frame;
+
+struct World {
+    engine: Engine,
+    zone: Zone,
+    now: u64,
+    /// Link to session.
+    wires: BTreeMap<LinkId, u64>,
+    settled: BTreeMap<u32, Vec<Settled>>,
+    log: Vec<Settled>,
+    answers: Vec<(u64, Result<(), RequestError>)>,
+    /// Bytes of one step, in either direction; 0: all.
+    dribble: usize,
+    prng: Prng,
+    refuse_connections: bool,
+}
+
+impl World {
+    fn new(zone: Zone) -> Self {
+        let identity = Identity {
+            client_id: 1,
+            name: "test".to_owned(),
+        };
+        let settings = Settings::new(identity, vec![zone.addresses[0]]);
+        Self {
+            engine: Engine::new(settings, 5),
+            zone,
+            now: 1,
+            wires: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            log: Vec::new(),
+            answers: Vec::new(),
+            dribble: 0,
+            prng: Prng::new(17),
+            refuse_connections: false,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Mono::from_ns(self.now),
+            wall: Wall::from_us(1_000_000 + self.now / 1000),
+        }
+    }
+
+    fn pieces(&mut self, bytes: Bytes) -> Vec<Bytes> {
+        let mut bytes = bytes;
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            let step = match self.dribble {
+                0 => bytes.len(),
+                bound => 1 + self.prng.below(bound as u64) as usize,
+            };
+            pieces.push(bytes.split_to(step.min(bytes.len())));
+        }
+        pieces
+    }
+
+    /// Carries bytes and events until nothing moves; whether anything did.
+    fn settle(&mut self) -> bool {
+        let mut moved = false;
+        loop {
+            let mut idle = true;
+            while let Some(event) = self.engine.next_event() {
+                idle = false;
+                let now = self.now();
+                match event {
+                    Event::Connect { link, address } => {
+                        let node = self
+                            .zone
+                            .addresses
+                            .iter()
+                            .position(|known| *known == address)
+                            .expect("a known address");
+                        if self.refuse_connections {
+                            self.engine.disconnected(now, link);
+                        } else {
+                            let session = self.zone.accept(node);
+                            self.wires.insert(link, session);
+                            self.engine.connected(now, link);
+                        }
+                    }
+                    Event::Disconnect { link } => {
+                        if let Some(session) = self.wires.remove(&link) {
+                            self.zone.sessions.remove(&session);
+                        }
+                    }
+                    Event::Settled { settled, .. } => {
+                        self.log.push(settled);
+                        self.settled.entry(settled.batch).or_default().push(settled);
+                    }
+                    Event::Answered { request, result } => {
+                        self.answers.push((request, result.map(|_| ())));
+                    }
+                    Event::Room { .. } | Event::Ready { .. } => {}
+                }
+            }
+            while let Some(link) = self.engine.next_transmit() {
+                let mut out = Vec::new();
+                self.engine.transmit(link, &mut out);
+                if let Some(session) = self.wires.get(&link).copied() {
+                    for bytes in out {
+                        for piece in self.pieces(bytes) {
+                            idle = false;
+                            self.zone.receive(session, piece);
+                        }
+                    }
+                }
+            }
+            for (link, session) in self.wires.clone() {
+                let state = self.zone.sessions.get_mut(&session).expect("wired");
+                let bytes = state.out.split().freeze();
+                let closed = state.closed;
+                let now = self.now();
+                for piece in self.pieces(bytes) {
+                    idle = false;
+                    if self.wires.get(&link) == Some(&session) {
+                        self.engine.received(now, link, piece);
+                    }
+                }
+                if closed && self.wires.remove(&link).is_some() {
+                    idle = false;
+                    self.zone.sessions.remove(&session);
+                    self.engine.disconnected(now, link);
+                }
+            }
+            if idle {
+                return moved;
+            }
+            moved = true;
+        }
+    }
+
+    /// Settles, lets the next timer fire, and so on, for at most this long.
+    fn run_ns(&mut self, ns: u64) {
+        let until = self.now + ns;
+        self.settle();
+        while let Some(at) = self.engine.wake_at() {
+            if at.as_ns() > until {
+                break;
+            }
+            self.now = self.now.max(at.as_ns());
+            let now = self.now();
+            self.engine.tick(now);
+            self.settle();
+        }
+        self.now = until;
+        let now = self.now();
+        self.engine.tick(now);
+        self.settle();
+    }
+
+    fn producer(&mut self, change: impl FnOnce(&mut producer::Settings)) -> ProducerKey {
+        let mut settings = producer::Settings::new(ProducerId::new(99));
+        change(&mut settings);
+        let now = self.now();
+        let key = self.engine.producer(now, PATH, settings);
+        self.settle();
+        key
+    }
+
+    fn push(
+        &mut self,
+        key: ProducerKey,
+        value: &str,
+        partition: Option<u32>,
+    ) -> Result<Ticket, PushError> {
+        let now = self.now();
+        self.engine.push(
+            now,
+            key,
+            &Record::new(value.to_owned()),
+            partition.map(PartitionIndex::new),
+        )
+    }
+
+    fn consumer(&mut self, settings: ConsumerSettings) -> ConsumerKey {
+        let now = self.now();
+        let key = self.engine.consumer(now, PATH, settings);
+        self.settle();
+        key
+    }
+
+    fn take(&mut self, key: ConsumerKey) -> Option<Result<Item, ConsumeError>> {
+        let now = self.now();
+        let item = self.engine.take(now, key);
+        self.settle();
+        item
+    }
+
+    fn values(&mut self, key: ConsumerKey) -> Vec<(u64, String)> {
+        let mut values = Vec::new();
+        while let Some(item) = self.take(key) {
+            if let Item::Batch(batch) = item.expect("no error") {
+                for record in batch.records().expect("a sound body") {
+                    let value = record.value().expect("a value").to_vec();
+                    values.push((
+                        record.offset().get(),
+                        String::from_utf8(value).expect("text"),
+                    ));
+                }
+            }
+        }
+        values
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+fn expected(count: u64) -> Vec<(u64, String)> {
+    (0..count).map(|n| (n, n.to_string())).collect()
+}
+
+#[test]
+fn dribbled_bytes_change_nothing() {
+    for dribble in [1, 7, 100, 3000] {
+        let mut world = World::new(Zone::new(1, 1));
+        world.dribble = dribble;
+        let key = world.producer(|_| {});
+        for n in 0..50 {
+            world.push(key, &n.to_string(), None).expect("credit");
+            if n % 3 == 0 {
+                world.settle();
+            }
+        }
+        world.settle();
+        assert!(world.log.iter().all(|settled| settled.result.is_ok()));
+        let consumer = world.consumer(ConsumerSettings::default());
+        assert_eq!(world.values(consumer), expected(50));
+    }
+}
+
+#[test]
+fn a_record_leaves_at_once_when_idle_and_gathers_while_one_is_under_way() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    world.zone.hold_acks = true;
+    world.push(key, "0", None).expect("credit");
+    world.settle();
+    assert_eq!(world.zone.produced_frames, 1);
+    for n in 1..100 {
+        world.push(key, &n.to_string(), None).expect("credit");
+    }
+    world.settle();
+    assert_eq!(world.zone.produced_frames, 1, "the others gather");
+    world.zone.release([0]);
+    world.settle();
+    assert_eq!(world.zone.produced_frames, 2, "one batch of 99 follows");
+    world.zone.release([0]);
+    world.settle();
+    assert_eq!(world.log.len(), 2);
+    assert_eq!(world.log[1].records, 99);
+}
+
+#[test]
+fn acknowledgements_may_come_in_any_order_across_partitions() {
+    let mut world = World::new(Zone::new(1, 4));
+    let key = world.producer(|_| {});
+    world.zone.hold_acks = true;
+    for partition in 0..4 {
+        world
+            .push(key, &partition.to_string(), Some(partition))
+            .expect("credit");
+    }
+    world.settle();
+    world.zone.release([2, 0, 3, 1]);
+    world.settle();
+    let order: Vec<u32> = world.log.iter().map(|s| s.partition.get()).collect();
+    assert_eq!(order, [2, 0, 3, 1]);
+    assert!(world.log.iter().all(|settled| settled.result.is_ok()));
+    assert_eq!(world.engine.unsettled(key), 0);
+}
+
+#[test]
+fn a_lost_answer_is_a_duplicate_and_counts_once() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    world.zone.fates.push_back(Fate::StoreAndDie);
+    world.push(key, "once", None).expect("credit");
+    world.run_ns(10 * SECOND);
+    assert_eq!(world.log.len(), 1);
+    assert!(world.log[0].result.expect("stored").duplicate);
+    assert_eq!(world.zone.records(0), [b"once".to_vec()]);
+}
+
+#[test]
+fn retries_keep_order_and_store_each_record_once_under_random_faults() {
+    for seed in 0..60 {
+        let mut world = World::new(Zone::new(2, 3));
+        let mut prng = Prng::new(seed);
+        let key = world.producer(|settings| {
+            settings.inflight_max = 4;
+            settings.eager_inflight = 1 + (seed % 3) as usize;
+        });
+        let mut accepted = [0_u64; 3];
+        for _ in 0..120 {
+            let partition = prng.below(3) as u32;
+            if prng.chance(1, 6) {
+                world.zone.fates.push_back(match prng.below(5) {
+                    0 => Fate::StoreAndDie,
+                    1 => Fate::Die,
+                    2 => Fate::Refuse(ErrorCode::Busy),
+                    3 => Fate::Refuse(ErrorCode::FencedEpoch),
+                    _ => Fate::Refuse(ErrorCode::ReadOnly),
+                });
+            }
+            if prng.chance(1, 20) {
+                let moved = prng.below(3) as usize;
+                world.zone.logs[moved].leader ^= 1;
+                world.zone.logs[moved].epoch += 1;
+            }
+            if prng.chance(1, 25) {
+                world.zone.close_all();
+            }
+            let value = accepted[partition as usize].to_string();
+            if world.push(key, &value, Some(partition)).is_ok() {
+                accepted[partition as usize] += 1;
+            }
+            if prng.chance(1, 3) {
+                world.settle();
+            }
+            if prng.chance(1, 8) {
+                world.run_ns(prng.below(SECOND / 10));
+            }
+        }
+        world.run_ns(20 * SECOND);
+        assert_eq!(world.engine.unsettled(key), 0, "seed {seed}");
+        assert!(!world.zone.overspent, "seed {seed}");
+        for settled in &world.log {
+            assert!(settled.result.is_ok(), "seed {seed}: {settled:?}");
+        }
+        for partition in 0..3 {
+            let wanted: Vec<Vec<u8>> = (0..accepted[partition])
+                .map(|n| n.to_string().into_bytes())
+                .collect();
+            assert_eq!(world.zone.records(partition), wanted, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_refused_for_good_fails_alone() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|settings| settings.eager_inflight = 3);
+    world
+        .zone
+        .fates
+        .push_back(Fate::Refuse(ErrorCode::BatchBody));
+    for value in ["bad", "good", "better"] {
+        world.push(key, value, None).expect("credit");
+    }
+    world.run_ns(5 * SECOND);
+    let failed: Vec<_> = world.log.iter().filter(|s| s.result.is_err()).collect();
+    assert_eq!(failed.len(), 1);
+    assert!(matches!(
+        failed[0].result,
+        Err(SendError::Refused(refusal)) if refusal.code == ErrorCode::BatchBody
+    ));
+    assert_eq!(
+        world.zone.records(0),
+        [b"good".to_vec(), b"better".to_vec()]
+    );
+}
+
+#[test]
+fn a_forgotten_idle_producer_goes_on_in_its_next_epoch() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    world.push(key, "before", None).expect("credit");
+    world.settle();
+    world.zone.logs[0].windows.clear();
+    world.push(key, "after", None).expect("credit");
+    world.run_ns(5 * SECOND);
+    assert!(world.log.iter().all(|settled| settled.result.is_ok()));
+    assert_eq!(
+        world.zone.records(0),
+        [b"before".to_vec(), b"after".to_vec()]
+    );
+    assert_eq!(world.zone.resumes, 1);
+}
+
+#[test]
+fn a_forgotten_producer_with_a_lost_answer_is_never_sent_twice() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    world.push(key, "first", None).expect("credit");
+    world.settle();
+    world.zone.fates.push_back(Fate::StoreAndDie);
+    world.push(key, "second", None).expect("credit");
+    world.settle();
+    world.zone.logs[0].windows.clear();
+    world.run_ns(5 * SECOND);
+    assert_eq!(world.log[1].result, Err(SendError::OutcomeUnknown));
+    assert_eq!(world.zone.records(0).len(), 2);
+}
+
+#[test]
+fn acknowledged_batches_that_are_gone_are_named() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    for n in 0..5 {
+        world.push(key, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    // A fail-over to a leader that has only the first two.
+    let log = &mut world.zone.logs[0];
+    log.batches.truncate(2);
+    log.end = 2;
+    log.epoch += 1;
+    let window = log.windows.get_mut(&99).expect("known");
+    window.next_seq = 2;
+    window.batches.retain(|seq, _| *seq < 2);
+    world.zone.close_all();
+    world.push(key, "5", None).expect("credit");
+    world.run_ns(5 * SECOND);
+    let lost = AckedLost {
+        partition: PartitionIndex::new(0),
+        from_seq: 2,
+        to_seq: 4,
+    };
+    let last = world.log.last().expect("settled");
+    assert_eq!(last.result, Err(SendError::AckedLost(lost)));
+    // The application has been told; what it sends next is stored.
+    world.push(key, "again", None).expect("credit");
+    world.run_ns(SECOND);
+    assert!(world.log.last().expect("settled").result.is_ok());
+}
+
+#[test]
+fn a_loss_that_nobody_waits_for_is_told_to_the_next_record() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    world.push(key, "0", None).expect("credit");
+    world.settle();
+    let session = *world.zone.sessions.keys().next().expect("a session");
+    let lost = frame::AckedLost {
+        stream: scripted::STREAM,
+        partition: PartitionIndex::new(0),
+        producer_id: ProducerId::new(99),
+        from_seq: tiderace_base::position::ProducerSeq::new(0),
+        to_seq: tiderace_base::position::ProducerSeq::new(0),
+    };
+    world.zone.with(session, |out, id| lost.encode(out, id));
+    world.settle();
+    assert!(matches!(
+        world.push(key, "1", None),
+        Err(PushError::Invalid(SendError::AckedLost(lost))) if lost.to_seq == 0
+    ));
+    assert!(world.push(key, "1", None).is_ok());
+}
+
+#[test]
+fn a_full_buffer_has_no_credit_until_a_batch_settles() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|settings| settings.buffer_bytes_max = 1000);
+    world.zone.hold_acks = true;
+    let mut accepted = 0;
+    while world.push(key, &"x".repeat(100), None).is_ok() {
+        accepted += 1;
+        assert!(accepted < 20);
+    }
+    let value = "x".repeat(100);
+    assert_eq!(world.push(key, &value, None), Err(PushError::Full));
+    world.settle();
+    world.zone.release([0]);
+    world.settle();
+    assert!(world.push(key, &value, None).is_ok());
+}
+
+#[test]
+fn redirects_lead_to_the_leader() {
+    let mut world = World::new(Zone::new(3, 3));
+    let key = world.producer(|_| {});
+    for partition in 0..3 {
+        world.push(key, "a", Some(partition)).expect("credit");
+    }
+    world.settle();
+    for log in &mut world.zone.logs {
+        log.leader = (log.leader + 1) % 3;
+        log.epoch += 1;
+    }
+    for partition in 0..3 {
+        world.push(key, "b", Some(partition)).expect("credit");
+    }
+    world.run_ns(5 * SECOND);
+    assert!(world.log.iter().all(|settled| settled.result.is_ok()));
+    for partition in 0..3 {
+        assert_eq!(
+            world.zone.records(partition),
+            [b"a".to_vec(), b"b".to_vec()]
+        );
+    }
+}
+
+#[test]
+fn records_without_a_key_stay_with_the_reached_shard() {
+    let mut world = World::new(Zone::new(4, 8));
+    let key = world.producer(|_| {});
+    for n in 0..500 {
+        world.push(key, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    assert_eq!(world.wires.len(), 1, "no other shard was connected");
+    let used: Vec<usize> = (0..8)
+        .filter(|p| !world.zone.logs[*p].batches.is_empty())
+        .collect();
+    assert_eq!(used, [0, 4], "both partitions of that shard are used");
+}
+
+#[test]
+fn keyed_records_go_where_the_pinned_hash_says() {
+    let mut world = World::new(Zone::new(2, 8));
+    let key = world.producer(|_| {});
+    for n in 0..40 {
+        let name = format!("k{n}");
+        let record = Record::new(name.clone()).key(name.clone());
+        let now = world.now();
+        let ticket = world.engine.push(now, key, &record, None).expect("credit");
+        assert_eq!(
+            ticket.partition,
+            tiderace_base::hash::partition_of_key(name.as_bytes(), 8)
+        );
+    }
+    world.run_ns(SECOND);
+    let stored: u64 = world.zone.logs.iter().map(|log| log.end).sum();
+    assert_eq!(stored, 40);
+}
+
+#[test]
+fn link_credit_is_never_overspent_and_always_used_up() {
+    for seed in 0..30 {
+        let mut zone = Zone::new(1, 4);
+        zone.window = Amount {
+            bytes: 4000,
+            batches: 6,
+        };
+        zone.hold_credit = true;
+        let mut world = World::new(zone);
+        let mut prng = Prng::new(seed);
+        let key = world.producer(|settings| settings.eager_inflight = 8);
+        let mut owed = Vec::new();
+        let mut seen = 0;
+        let mut accepted = 0;
+        for _ in 0..300 {
+            let value = "v".repeat(prng.below(300) as usize);
+            if world.push(key, &value, Some(prng.below(4) as u32)).is_ok() {
+                accepted += 1;
+            }
+            world.settle();
+            let session = *world.zone.sessions.keys().next().expect("a session");
+            let ledger = &world.zone.sessions[&session].link;
+            assert!(ledger.granted().covers(ledger.spent()), "seed {seed}");
+            let spent = ledger.spent();
+            while seen < spent.batches {
+                owed.push(());
+                seen += 1;
+            }
+            if prng.chance(1, 2) && ledger.outstanding().batches > 0 {
+                let all = ledger.outstanding();
+                world.zone.give_back(session, all);
+                owed.clear();
+                world.settle();
+            }
+        }
+        for _ in 0..300 {
+            let session = *world.zone.sessions.keys().next().expect("a session");
+            let all = world.zone.sessions[&session].link.outstanding();
+            if all.batches > 0 {
+                world.zone.give_back(session, all);
+            }
+            world.settle();
+        }
+        assert!(!world.zone.overspent, "seed {seed}");
+        assert_eq!(world.engine.unsettled(key), 0, "seed {seed}");
+        let stored: u64 = world.zone.logs.iter().map(|log| log.end).sum();
+        assert_eq!(stored, accepted, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_consumer_never_holds_more_than_its_window_and_never_starves() {
+    let mut world = World::new(Zone::new(1, 1));
+    let producer = world.producer(|_| {});
+    for n in 0..200 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    let consumer = world.consumer(ConsumerSettings {
+        window_batches: 8,
+        ..ConsumerSettings::default()
+    });
+    assert_eq!(
+        world.engine.cursors(consumer).next().and_then(|c| c.next()),
+        Some(Offset::new(8)),
+        "no more than the window was received"
+    );
+    assert_eq!(world.values(consumer), expected(200));
+}
+
+#[test]
+fn credit_by_hand_is_not_granted_by_itself() {
+    let mut world = World::new(Zone::new(1, 1));
+    let producer = world.producer(|_| {});
+    for n in 0..20 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    let consumer = world.consumer(ConsumerSettings {
+        window_batches: 5,
+        automatic: false,
+        ..ConsumerSettings::default()
+    });
+    assert_eq!(world.values(consumer).len(), 5);
+    let now = world.now();
+    world.engine.grant(now, consumer, 0, 3);
+    world.settle();
+    assert_eq!(world.values(consumer).len(), 3);
+    assert_eq!(world.values(consumer).len(), 0);
+}
+
+#[test]
+fn a_consumer_goes_on_after_reconnects_without_holes_or_repeats() {
+    for seed in 0..20 {
+        let mut world = World::new(Zone::new(2, 1));
+        let mut prng = Prng::new(seed);
+        let producer = world.producer(|_| {});
+        let consumer = world.consumer(ConsumerSettings {
+            window_batches: 4,
+            ..ConsumerSettings::default()
+        });
+        let mut values = Vec::new();
+        let mut sent = 0;
+        for _ in 0..100 {
+            if world.push(producer, &sent.to_string(), None).is_ok() {
+                sent += 1;
+            }
+            match prng.below(8) {
+                0 => world.zone.close_all(),
+                1 => {
+                    world.zone.logs[0].leader ^= 1;
+                    world.zone.logs[0].epoch += 1;
+                    world.zone.close_all();
+                }
+                _ => {}
+            }
+            world.run_ns(prng.below(SECOND / 5));
+            values.extend(world.values(consumer));
+        }
+        world.run_ns(20 * SECOND);
+        values.extend(world.values(consumer));
+        assert_eq!(values, expected(sent), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_batch_that_begins_before_the_wanted_offset_is_trimmed() {
+    let mut world = World::new(Zone::new(1, 1));
+    world.zone.hold_acks = true;
+    let producer = world.producer(|_| {});
+    for n in 0..10 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+    }
+    world.settle();
+    world.zone.release([0]);
+    world.settle();
+    assert_eq!(world.zone.logs[0].batches.len(), 2);
+    let consumer = world.consumer(ConsumerSettings {
+        from: From::Offset(Offset::new(6)),
+        ..ConsumerSettings::default()
+    });
+    let values = world.values(consumer);
+    assert_eq!(values, expected(10)[6..]);
+}
+
+#[test]
+fn a_gap_is_told_before_the_records_behind_it() {
+    let mut world = World::new(Zone::new(1, 1));
+    let producer = world.producer(|_| {});
+    for n in 0..10 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    world.zone.logs[0].start = 4;
+    world.zone.logs[0].batches.drain(..4);
+    let consumer = world.consumer(ConsumerSettings {
+        from: From::Offset(Offset::new(1)),
+        ..ConsumerSettings::default()
+    });
+    let first = world.take(consumer).expect("an item").expect("no error");
+    assert!(
+        matches!(first, Item::Gap { from, to, reason: 1, .. } if from == Offset::new(1) && to == Offset::new(4))
+    );
+    assert_eq!(world.values(consumer), expected(10)[4..]);
+}
+
+#[test]
+fn skipped_offsets_without_a_gap_halt_the_partition_until_a_seek() {
+    let mut world = World::new(Zone::new(1, 1));
+    let producer = world.producer(|_| {});
+    for n in 0..4 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    let removed = world.zone.logs[0].batches.remove(1);
+    let consumer = world.consumer(ConsumerSettings::default());
+    assert!(world.take(consumer).expect("an item").is_ok());
+    assert_eq!(
+        world.take(consumer).expect("an item").expect_err("a hole"),
+        ConsumeError::Jump {
+            partition: PartitionIndex::new(0),
+            expected: Offset::new(1),
+            found: Offset::new(2),
+        }
+    );
+    assert!(world.take(consumer).is_none(), "nothing behind the hole");
+    world.zone.logs[0].batches.insert(1, removed);
+    let now = world.now();
+    world.engine.seek(
+        now,
+        consumer,
+        PartitionIndex::new(0),
+        From::Offset(Offset::new(1)),
+    );
+    world.settle();
+    assert_eq!(world.values(consumer), expected(4)[1..]);
+}
+
+#[test]
+fn a_flipped_bit_is_never_handed_out() {
+    for at in [0, 30, 77, 90, 126, 129, 150] {
+        let mut world = World::new(Zone::new(1, 1));
+        let producer = world.producer(|_| {});
+        world
+            .push(producer, "a value that is long enough", None)
+            .expect("credit");
+        world.settle();
+        let mut bytes = world.zone.logs[0].batches[0].to_vec();
+        let consumer = world.consumer(ConsumerSettings {
+            from: From::Latest,
+            ..ConsumerSettings::default()
+        });
+        let session = *world.zone.sessions.keys().next().expect("a session");
+        bytes[at] ^= 4;
+        let deliver = frame::Deliver {
+            subscription: tiderace_base::ids::SubscriptionId::new(1),
+            epoch: Epoch::new(3),
+            end_offset: Offset::new(2),
+        };
+        world.zone.with(session, |out, id| {
+            deliver.encode(out, id, tiderace_wire::link::Flags::NONE, bytes.len());
+            out.extend_from_slice(&bytes);
+        });
+        world.settle();
+        let item = world.take(consumer);
+        assert!(
+            matches!(item, None | Some(Err(ConsumeError::Damaged { .. }))),
+            "byte {at}: {item:?}"
+        );
+    }
+}
+
+#[test]
+fn a_cursor_that_is_not_in_the_log_any_more_is_told_where_they_part() {
+    let mut world = World::new(Zone::new(1, 1));
+    let producer = world.producer(|_| {});
+    let consumer = world.consumer(ConsumerSettings::default());
+    for n in 0..6 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    assert_eq!(world.values(consumer).len(), 6);
+    let log = &mut world.zone.logs[0];
+    log.batches.truncate(3);
+    log.end = 3;
+    log.epoch = 4;
+    world.zone.close_all();
+    world.run_ns(5 * SECOND);
+    assert_eq!(
+        world
+            .take(consumer)
+            .expect("an item")
+            .expect_err("diverged"),
+        ConsumeError::Diverged {
+            partition: PartitionIndex::new(0),
+            epoch: Epoch::new(4),
+            end: Offset::new(3),
+        }
+    );
+    let now = world.now();
+    world.engine.seek(
+        now,
+        consumer,
+        PartitionIndex::new(0),
+        From::Offset(Offset::new(3)),
+    );
+    world.settle();
+    assert!(world.take(consumer).is_none());
+}
+
+#[test]
+fn garbage_is_a_typed_error_and_the_client_connects_again() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    world.push(key, "before", None).expect("credit");
+    world.settle();
+    let session = *world.zone.sessions.keys().next().expect("a session");
+    world
+        .zone
+        .sessions
+        .get_mut(&session)
+        .expect("open")
+        .out
+        .extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n\r\nwhatever else stands here");
+    world.settle();
+    world.push(key, "after", None).expect("credit");
+    world.run_ns(5 * SECOND);
+    assert_eq!(
+        world.zone.records(0),
+        [b"before".to_vec(), b"after".to_vec()]
+    );
+}
+
+#[test]
+fn an_address_that_speaks_another_protocol_is_named_at_once() {
+    let mut world = World::new(Zone::new(1, 1));
+    let now = world.now();
+    let request = world
+        .engine
+        .request(
+            now,
+            tiderace_client::core::engine::Request::Ping { nonce: 1 },
+        )
+        .expect("room");
+    let Some(Event::Connect { link, .. }) = world.engine.next_event() else {
+        panic!("a connection is wanted");
+    };
+    world.engine.connected(now, link);
+    let hello = b"SSH-2.0-OpenSSH_9.9 and so on and so forth for a while".to_vec();
+    world.engine.received(now, link, hello.into());
+    world.settle();
+    assert_eq!(
+        world.answers,
+        [(
+            request,
+            Err(RequestError::Violation(Violation::Frame(
+                ErrorCode::BadMagic
+            )))
+        )]
+    );
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    for seed in 0..300 {
+        let mut world = World::new(Zone::new(1, 2));
+        let key = world.producer(|_| {});
+        world.consumer(ConsumerSettings::default());
+        world.push(key, "x", Some(0)).expect("credit");
+        world.settle();
+        let mut prng = Prng::new(seed);
+        let session = *world.zone.sessions.keys().next().expect("a session");
+        let out = &mut world.zone.sessions.get_mut(&session).expect("open").out;
+        let mut noise = vec![0; 1 + prng.below(200) as usize];
+        prng.fill(&mut noise);
+        if seed % 2 == 0 {
+            // A valid link header before a random control section reaches the decoders.
+            let kinds = tiderace_wire::link::Kind::ALL;
+            let kind = kinds[prng.below(kinds.len() as u64) as usize];
+            let (min, max) = kind.control_bounds();
+            noise.resize(min.max(noise.len()).min(max), 0);
+            let (batch, _) = kind.batch_bounds();
+            let header = tiderace_wire::link::LinkHeader::new(
+                kind,
+                tiderace_wire::link::Flags::NONE,
+                tiderace_base::ids::MessageId::new(1_000_000),
+                &noise,
+                batch,
+            );
+            out.extend_from_slice(header.bytes());
+            noise.resize(noise.len() + batch, 7);
+        }
+        out.extend_from_slice(&noise);
+        world.run_ns(SECOND);
+    }
+}
+
+#[test]
+fn a_deadline_ends_every_wait() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|settings| settings.deadline_ns = SECOND);
+    world.refuse_connections = true;
+    world.zone.close_all();
+    world.settle();
+    world.push(key, "never sent", None).expect("credit");
+    world.run_ns(3 * SECOND);
+    assert_eq!(
+        world.log.first().expect("settled").result,
+        Err(SendError::Deadline {
+            maybe_stored: false
+        })
+    );
+    assert_eq!(world.engine.unsettled(key), 0);
+    world.refuse_connections = false;
+    world.push(key, "sent", None).expect("credit");
+    world.run_ns(10 * SECOND);
+    assert_eq!(world.zone.records(0), [b"sent".to_vec()]);
+}
+
+#[test]
+fn an_unknown_stream_fails_its_producer_and_its_consumer() {
+    let mut zone = Zone::new(1, 1);
+    zone.exists = false;
+    let mut world = World::new(zone);
+    let key = world.producer(|_| {});
+    let consumer = world.consumer(ConsumerSettings::default());
+    assert!(matches!(
+        world.push(key, "x", None),
+        Err(PushError::Invalid(SendError::Stream(RequestError::Refused(refusal))))
+            if refusal.code == ErrorCode::UnknownStream
+    ));
+    assert!(matches!(
+        world.take(consumer),
+        Some(Err(ConsumeError::Stream(RequestError::Refused(_))))
+    ));
+}
+
+#[test]
+fn a_record_larger_than_a_batch_is_refused() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    assert_eq!(
+        world.push(key, &"x".repeat(limits::BODY_BYTES_MAX), None),
+        Err(PushError::Invalid(SendError::TooLarge))
+    );
+    let largest = limits::BODY_BYTES_MAX - 200;
+    assert!(world.push(key, &"x".repeat(largest), None).is_ok());
+    world.run_ns(SECOND);
+    assert_eq!(world.zone.records(0)[0].len(), largest);
+}
