@@ -395,6 +395,7 @@ impl BatchHeader {
         if body_bytes == 0 || body_bytes > BODY_BYTES_MAX {
             return Err(HeaderError::BodySize);
         }
+        // P-17: exactly one batch, whole.
         match body_len.cmp(&body_bytes) {
             core::cmp::Ordering::Less => return Err(HeaderError::Short),
             core::cmp::Ordering::Equal => {}
@@ -466,6 +467,7 @@ impl BatchHeader {
             core::cmp::Ordering::Equal => {}
             core::cmp::Ordering::Greater => return Err(HeaderError::Long),
         }
+        // P-16
         if crc32c(body) != self.body_crc.get() {
             return Err(HeaderError::BodyChecksum);
         }

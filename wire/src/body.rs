@@ -229,7 +229,7 @@ fn check(body: &[u8], record_count: u32, time_span_us: u32) -> Result<&ArchivedB
     Ok(archive)
 }
 
-/// The archive of these records.
+/// The archive of these records, its parts in the order that keeps P-20 (P-23).
 ///
 /// # Panics
 /// When it is larger than [`BODY_BYTES_MAX`].

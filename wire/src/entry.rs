@@ -259,3 +259,16 @@ pub fn encode_entry(kind: EntryKind, key: PartitionKey, body: &[u8]) -> BatchHea
         time_span_us: 0,
     })
 }
+
+/// The control bodies, for the published tables.
+pub const TABLES: &[(EntryKind, &[crate::layout::FieldLayout])] = &[
+    (EntryKind::EpochStart, EpochStart::LAYOUT),
+    (EntryKind::StartOffset, StartOffset::LAYOUT),
+    (EntryKind::ProducerExpire, ProducerExpire::LAYOUT),
+    (EntryKind::GroupOffset, GroupOffset::LAYOUT),
+    (EntryKind::TaskTransition, TaskTransition::LAYOUT),
+    (EntryKind::Loss, Loss::LAYOUT),
+    (EntryKind::Truncate, Truncate::LAYOUT),
+    (EntryKind::Seal, Seal::LAYOUT),
+    (EntryKind::PartitionDrop, PartitionDrop::LAYOUT),
+];

@@ -28,14 +28,6 @@ macro_rules! codes {
         );
 
         impl ErrorCode {
-            /// What it means and what to do about it, in one sentence.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self {
-                    $( Self::$name => $meaning, )*
-                }
-            }
-
             /// What the peer may do.
             #[must_use]
             pub const fn retry(self) -> Retry {

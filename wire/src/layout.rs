@@ -144,6 +144,23 @@ impl Field for Option<ErrorCode> {
     }
 }
 
+/// One row of a published byte table. Offsets count from the start of the struct.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FieldLayout {
+    /// The field's name.
+    pub name: &'static str,
+    /// Its type in this crate: a number, a name for one, or an enum with numbers.
+    pub kind: &'static str,
+    /// Where it begins.
+    pub at: usize,
+    /// How long it is.
+    pub bytes: usize,
+    /// How many reserved bytes follow it.
+    pub reserved: usize,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
 /// A field and the reserved bytes behind it.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -182,13 +199,13 @@ macro_rules! fixed {
     (
         $(#[$meta:meta])*
         $vis:vis struct $name:ident [$bytes:literal] {
-            $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(, pad $pad:literal)? ; )*
+            $( $(#[doc = $fdoc:literal])* $field:ident : $ty:ty $(, pad $pad:literal)? ; )*
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         $vis struct $name {
-            $( $(#[$fmeta])* pub $field: $ty, )*
+            $( $(#[doc = $fdoc])* pub $field: $ty, )*
         }
 
         const _: () = {
@@ -213,6 +230,18 @@ macro_rules! fixed {
             impl $name {
                 /// Its size in bytes.
                 pub const BYTES: usize = $bytes;
+
+                /// Its published byte table.
+                pub const LAYOUT: &'static [$crate::layout::FieldLayout] = &[$(
+                    $crate::layout::FieldLayout {
+                        name: stringify!($field),
+                        kind: stringify!($ty),
+                        at: ::core::mem::offset_of!(Raw, $field),
+                        bytes: size_of::<<$ty as Field>::Raw>(),
+                        reserved: 0 $(+ $pad)?,
+                        meaning: concat!($($fdoc),*),
+                    },
+                )*];
 
                 /// Its bytes.
                 #[must_use]
@@ -245,13 +274,13 @@ macro_rules! coded {
     (
         $(#[$meta:meta])*
         $vis:vis enum $name:ident : $int:ty {
-            $( $(#[$vmeta:meta])* $variant:ident = $code:literal ),* $(,)?
+            $( $(#[doc = $vdoc:literal])* $variant:ident = $code:literal ),* $(,)?
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         $vis enum $name {
-            $( $(#[$vmeta])* $variant, )*
+            $( $(#[doc = $vdoc])* $variant, )*
         }
 
         impl $name {
@@ -272,6 +301,14 @@ macro_rules! coded {
                 match code {
                     $( $code => Some(Self::$variant), )*
                     _ => None,
+                }
+            }
+
+            /// What it means.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $( Self::$variant => concat!($($vdoc),*).trim_ascii(), )*
                 }
             }
 

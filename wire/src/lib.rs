@@ -16,4 +16,4 @@ pub mod frame;
 pub mod link;
 pub mod session;
 
-pub use layout::ControlError;
+pub use layout::{ControlError, FieldLayout};

@@ -13,7 +13,7 @@ use tiderace_base::limits::{
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The first two bytes of every frame: "Tr" as a number, so `72 54` on the wire.
+/// The first two bytes of every frame: "Tr".
 pub const LINK_MAGIC: u16 = 0x7254;
 /// The version that this crate speaks.
 pub const LINK_VERSION: u8 = 1;
@@ -56,12 +56,6 @@ macro_rules! kinds {
         );
 
         impl Kind {
-            /// What it is for, in one sentence.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self { $( Self::$name => $doc, )* }
-            }
-
             /// Who may send it.
             #[must_use]
             pub const fn direction(self) -> Direction {

@@ -63,8 +63,11 @@ coded!(
 
 fixed!(
     pub(crate) struct MetadataRequestHead [16] {
+        /// What it is about.
         what: MetadataWhat, pad 3;
+        /// The first partition wanted; for nodes, how many of them to pass over.
         first_partition: PartitionIndex;
+        /// The stream, when it is asked for by id; else zero.
         stream: StreamId;
     }
 );
@@ -112,12 +115,19 @@ impl MetadataRequest {
 
 fixed!(
     pub(crate) struct StreamHead [44] {
+        /// Its id, never reused.
         id: StreamId;
+        /// Who pays for it.
         tenant: TenantId;
+        /// How many partitions it has.
         partitions: u32;
+        /// What its acknowledgements promise: 0 memory, 1 local, 2 quorum.
         durability: Durability, pad 3;
+        /// Bytes kept per partition; zero without bound.
         retention_bytes: u64;
+        /// Age kept, in milliseconds; zero without bound.
         retention_age_ms: u64;
+        /// When it was created, in microseconds since 1970.
         created_us: u64;
     }
 );
@@ -156,7 +166,9 @@ fn take_stream(bytes: &[u8]) -> Result<(Stream, &[u8]), ControlError> {
 
 fixed!(
     pub(crate) struct NodeHead [16] {
+        /// The node.
         id: NodeId;
+        /// Its run.
         boot: BootId;
     }
 );
@@ -238,11 +250,17 @@ fixed!(
 
 fixed!(
     pub(crate) struct MetadataHead [24] {
+        /// The request.
         request: MessageId;
+        /// The catalogue that it was read from.
         catalogue_version: CatalogueVersion;
+        /// Whether a stream follows.
         has_stream: bool;
+        /// Whether partitions (or nodes) follow those of this page.
         more: bool, pad 2;
+        /// How many nodes follow.
         nodes_count: u16;
+        /// How many partitions follow.
         partitions_count: u16;
     }
 );
@@ -354,10 +372,15 @@ fn rows<T>(
 
 fixed!(
     pub(crate) struct StreamCreateHead [28] {
+        /// How many partitions.
         partitions: u32;
+        /// 0 memory, 1 local, 2 quorum; 255 takes the zone's default.
         durability: Option<Durability>, pad 3;
+        /// Who pays for it.
         tenant: TenantId;
+        /// Bytes kept per partition; zero without bound.
         retention_bytes: u64;
+        /// Age kept, in milliseconds; zero without bound.
         retention_age_ms: u64;
     }
 );
@@ -411,6 +434,13 @@ impl StreamCreate {
     }
 }
 
+fixed!(
+    pub(crate) struct StreamCreatedHead [8] {
+        /// The request.
+        request: MessageId;
+    }
+);
+
 /// The stream exists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamCreated {
@@ -422,7 +452,10 @@ pub struct StreamCreated {
 
 impl StreamCreated {
     fn put(&self, out: &mut BytesMut) {
-        out.extend_from_slice(&self.request.get().to_le_bytes());
+        let head = StreamCreatedHead {
+            request: self.request,
+        };
+        out.extend_from_slice(&head.to_bytes());
         put_stream(out, &self.stream);
     }
 
@@ -431,15 +464,22 @@ impl StreamCreated {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(control: &[u8]) -> Result<Self, ControlError> {
-        let (request, rest) = control.split_first_chunk().ok_or(ControlError::Short)?;
+        let (head, rest) = StreamCreatedHead::from_prefix(control)?;
         let (stream, rest) = take_stream(rest)?;
         end(rest)?;
         Ok(Self {
-            request: MessageId::new(u64::from_le_bytes(*request)),
+            request: head.request,
             stream,
         })
     }
 }
+
+fixed!(
+    pub(crate) struct StreamDescribeHead [4] {
+        /// The first partition wanted.
+        first_partition: PartitionIndex;
+    }
+);
 
 /// Asks for a stream and its partitions' ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -452,7 +492,10 @@ pub struct StreamDescribe {
 
 impl StreamDescribe {
     fn put(&self, out: &mut BytesMut) {
-        out.extend_from_slice(&self.first_partition.get().to_le_bytes());
+        let head = StreamDescribeHead {
+            first_partition: self.first_partition,
+        };
+        out.extend_from_slice(&head.to_bytes());
         put_text(out, &self.path);
     }
 
@@ -461,11 +504,11 @@ impl StreamDescribe {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(control: &[u8]) -> Result<Self, ControlError> {
-        let (first, rest) = control.split_first_chunk().ok_or(ControlError::Short)?;
+        let (head, rest) = StreamDescribeHead::from_prefix(control)?;
         let (path, rest) = take_text(rest, PATH_BYTES_MAX)?;
         end(rest)?;
         Ok(Self {
-            first_partition: PartitionIndex::new(u32::from_le_bytes(*first)),
+            first_partition: head.first_partition,
             path: path.into(),
         })
     }
@@ -487,8 +530,11 @@ fixed!(
 
 fixed!(
     pub(crate) struct PageHead [12] {
+        /// The request.
         request: MessageId;
+        /// Whether more follow those of this page.
         more: bool, pad 1;
+        /// How many follow.
         count: u16;
     }
 );
@@ -546,6 +592,13 @@ impl StreamDescription {
     }
 }
 
+fixed!(
+    pub(crate) struct StreamListHead [4] {
+        /// The most that is wanted.
+        limit: u32;
+    }
+);
+
 /// Asks for the streams behind a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamList {
@@ -557,7 +610,8 @@ pub struct StreamList {
 
 impl StreamList {
     fn put(&self, out: &mut BytesMut) {
-        out.extend_from_slice(&self.limit.to_le_bytes());
+        let head = StreamListHead { limit: self.limit };
+        out.extend_from_slice(&head.to_bytes());
         put_text(out, &self.after);
     }
 
@@ -566,11 +620,11 @@ impl StreamList {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(control: &[u8]) -> Result<Self, ControlError> {
-        let (limit, rest) = control.split_first_chunk().ok_or(ControlError::Short)?;
+        let (head, rest) = StreamListHead::from_prefix(control)?;
         let (after, rest) = take_text(rest, PATH_BYTES_MAX)?;
         end(rest)?;
         Ok(Self {
-            limit: u32::from_le_bytes(*limit),
+            limit: head.limit,
             after: after.into(),
         })
     }

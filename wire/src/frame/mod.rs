@@ -6,6 +6,7 @@ mod catalogue;
 mod produce;
 mod session;
 mod subscribe;
+pub mod tables;
 mod work;
 mod zone;
 
@@ -74,6 +75,7 @@ fn take_text(bytes: &[u8], bytes_max: usize) -> Result<(&str, &[u8]), ControlErr
         return Err(ControlError::TooLong);
     }
     let (text, rest) = rest.split_at_checked(length).ok_or(ControlError::Short)?;
+    // P-7
     let text = core::str::from_utf8(text).map_err(|_| ControlError::Text)?;
     Ok((text, rest))
 }

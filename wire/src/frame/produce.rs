@@ -119,18 +119,23 @@ impl Ack {
     }
 }
 
+fixed!(
+    pub(crate) struct ProducedHead [4] {
+        /// How many acknowledgements follow.
+        count: u32;
+    }
+);
+
 /// Acknowledgements, as many as were due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Produced<'a> {
     acks: &'a [u8],
 }
 
-const COUNT_BYTES: usize = 4;
-
 const _: () = assert!(
     matches!(
         Kind::Produced.control_bounds(),
-        (min, max) if min == COUNT_BYTES + Ack::BYTES && max == COUNT_BYTES + ACKS_PER_FRAME_MAX * Ack::BYTES
+        (min, max) if min == ProducedHead::BYTES + Ack::BYTES && max == ProducedHead::BYTES + ACKS_PER_FRAME_MAX * Ack::BYTES
     ),
     "a produced frame has the bounds of its kind"
 );
@@ -144,10 +149,13 @@ impl<'a> Produced<'a> {
     /// # Panics
     /// When there are no acknowledgements, or more than [`ACKS_PER_FRAME_MAX`].
     pub fn encode(acks: &[Ack], out: &mut BytesMut, message_id: MessageId) {
-        let bytes = COUNT_BYTES + acks.len() * Ack::BYTES;
+        let bytes = ProducedHead::BYTES + acks.len() * Ack::BYTES;
         out.reserve(LINK_HEADER_BYTES + bytes);
         write_frame(out, Kind::Produced, Flags::NONE, message_id, 0, |out| {
-            out.put_u32_le(acks.len() as u32);
+            let head = ProducedHead {
+                count: acks.len() as u32,
+            };
+            out.put_slice(&head.to_bytes());
             for ack in acks {
                 out.put_slice(&ack.to_bytes());
             }
@@ -159,8 +167,8 @@ impl<'a> Produced<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(control: &'a [u8]) -> Result<Self, ControlError> {
-        let (count, acks) = control.split_first_chunk().ok_or(ControlError::Short)?;
-        let count = u32::from_le_bytes(*count) as usize;
+        let (head, acks) = ProducedHead::from_prefix(control)?;
+        let count = head.count as usize;
         // P-5
         if count > ACKS_PER_FRAME_MAX {
             return Err(ControlError::TooLong);

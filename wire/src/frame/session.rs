@@ -14,9 +14,13 @@ pub const MESSAGE_BYTES_MAX: usize = 512;
 
 fixed!(
     pub(crate) struct HelloHead [24] {
+        /// The oldest version that it speaks.
         version_min: u8;
+        /// The newest.
         version_max: u8, pad 2;
+        /// What it can do beyond the version; unknown bits are ignored.
         features: u32;
+        /// 128 random bits, for logs.
         client_id: u128;
     }
 );
@@ -118,11 +122,17 @@ fixed!(
 
 fixed!(
     pub(crate) struct ErrorHead [28] {
+        /// The request's message id; zero when it concerns the connection.
         request: MessageId;
+        /// What is wrong.
         code: ErrorCode;
+        /// What may be done.
         retry: Retry;
+        /// Whether the connection ends behind it.
         fatal: bool;
+        /// See the table of codes.
         detail_a: u64;
+        /// See the table of codes.
         detail_b: u64;
     }
 );

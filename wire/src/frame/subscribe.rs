@@ -167,11 +167,17 @@ fixed!(
 
 fixed!(
     pub(crate) struct RedirectHead [34] {
+        /// The request; zero when it happened to an open subscription.
         request: MessageId;
+        /// The stream.
         stream: StreamId;
+        /// The partition.
         partition: PartitionIndex;
+        /// The slot's epoch.
         epoch: Epoch;
+        /// The leading node.
         node: NodeId;
+        /// The shard of that node.
         shard: ShardId;
     }
 );

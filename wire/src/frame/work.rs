@@ -66,9 +66,13 @@ fixed!(
 
 fixed!(
     pub(crate) struct TaskGiveHead [24] {
+        /// The request.
         request: MessageId;
+        /// Until when they are the worker's, in microseconds since 1970.
         lease_until_us: u64;
+        /// The slot's epoch.
         epoch: Epoch;
+        /// How many tasks follow.
         count: u32;
     }
 );

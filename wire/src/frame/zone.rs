@@ -140,11 +140,17 @@ fixed!(
 
 fixed!(
     pub(crate) struct SlotSnapshotHead [24] {
+        /// Which slot.
         slot: SlotId;
+        /// Whether no part follows.
         last: bool, pad 1;
+        /// The leader's epoch.
         epoch: Epoch;
+        /// The slot's base: entries above it are fetched.
         base_seq: SlotSeq;
+        /// Number of this part, from 0.
         part: u32;
+        /// How many bytes of it follow.
         part_bytes: u32;
     }
 );
