@@ -1,11 +1,32 @@
-//! The journal of one shard: what its owner sees. Composes the writer, the reader, recovery and checkpoints.
+//! The journal of one shard, as its owner sees it. It composes the writer, the reader, checkpoints and recycling, gives
+//! completions to the part that asked for them, and moves everything on that can move. Refuses everything for ever once a
+//! write or a sync has failed: what the disk then holds is not known. J-16
 
-use crate::{Class, EntryMeta, Mark, OpenError, Output, Placed, ReadId, Refused, Settings, Stats};
+use crate::checkpointing::Checkpointing;
+use crate::entry::{Class, Refused};
+use crate::footers::Footers;
+use crate::marks::Mark;
+use crate::operations::{Op, Operations};
+use crate::outcome::{Output, ReadId};
+use crate::reader::{Reads, Want};
+use crate::recovery::Recovered;
+use crate::segments::{Active, Begun, Sealed};
+use crate::settings::Settings;
+use crate::spares::Spares;
+use crate::stats::Stats;
+use crate::tail::Tail;
+use crate::writer::commit::Inflight;
+use crate::writer::open_chunk::OpenChunk;
+use crate::writer::regions::Regions;
+use crate::writer::superblocks::Superblocks;
+use crate::writer::{Draft, Ready};
 use bytes::Bytes;
-use tiderace_base::disk::Disk;
+use std::collections::{BTreeMap, VecDeque};
+use tiderace_base::disk::{DiskError, JournalFile};
 use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
-use tiderace_base::operation::{Effects, Event};
+use tiderace_base::operation::{Effect, Effects, Event, Fatal};
 use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now};
 use tiderace_wire::batch::BatchHeader;
 
@@ -24,180 +45,377 @@ pub trait Starts {
     fn start_of(&self, key: PartitionKey) -> Option<Offset>;
 }
 
-/// Opens the journal in a directory, and creates it in an empty one.
-///
-/// # Errors
-/// See [`OpenError`]: nothing that matters was changed.
-pub fn open<D: Disk>(
-    _disk: &mut D,
-    settings: Settings,
-    _now: Now,
-    _replay: &mut impl Replay,
-) -> Result<Journal, OpenError> {
-    settings.check();
-    Ok(Journal {
-        marks: Vec::new(),
-        bytes: Vec::new(),
-    })
-}
-
 /// One shard's journal.
 #[derive(Debug)]
 pub struct Journal {
-    marks: Vec<Mark>,
-    bytes: Vec<u8>,
-}
-
-/// Room in the open chunk for one entry that is being written. Dropping it takes the room back.
-#[derive(Debug)]
-pub struct Draft<'a> {
-    journal: &'a mut Journal,
-}
-
-impl Draft<'_> {
-    /// Adds the next piece of the entry.
-    ///
-    /// # Panics
-    /// When the pieces exceed what the draft was asked for.
-    pub fn copy(&mut self, piece: &[u8]) {
-        self.journal.bytes.extend_from_slice(piece);
-    }
-    /// What was copied so far.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.journal.bytes
-    }
-    /// What was copied so far, to be placed.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.journal.bytes
-    }
-    /// Appends the entry: it will be durable, in its place, before anything that follows it.
-    pub fn commit(self, _meta: EntryMeta) -> Placed {
-        Placed {
-            lsn: Lsn::ZERO,
-            end: Lsn::ZERO,
-        }
-    }
+    pub(crate) settings: Settings,
+    pub(crate) now: Now,
+    pub(crate) prng: Prng,
+    pub(crate) operations: Operations,
+    /// Effects that wait for the next call that takes them.
+    pub(crate) outbox: Effects,
+    /// Outputs that wait for the next step.
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) poisoned: bool,
+    pub(crate) stats: Stats,
+    pub(crate) superblocks: Superblocks,
+    // What is being appended.
+    pub(crate) regions: Regions,
+    pub(crate) open: OpenChunk,
+    pub(crate) ready: VecDeque<Ready>,
+    pub(crate) inflight: Inflight,
+    pub(crate) tail: Tail,
+    pub(crate) closing_at: Option<Mono>,
+    pub(crate) room_is_wanted: bool,
+    // Where it goes.
+    pub(crate) active: Active,
+    pub(crate) segments: BTreeMap<u64, Sealed>,
+    pub(crate) spares: Spares,
+    pub(crate) reclaim_from: u64,
+    read_only_told: bool,
+    // Where it is found again.
+    pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) footers: Footers,
+    pub(crate) reads: Reads,
+    pub(crate) checkpointing: Checkpointing,
 }
 
 impl Journal {
+    pub(crate) fn recovered(found: Recovered) -> Self {
+        let settings = found.settings;
+        Self {
+            now: found.now,
+            prng: found.prng,
+            operations: Operations::default(),
+            outbox: Effects::new(),
+            outputs: Vec::new(),
+            poisoned: false,
+            stats: Stats::default(),
+            superblocks: Superblocks::new(found.superblock),
+            regions: Regions::new(settings.region_bytes, settings.regions_max),
+            open: OpenChunk::default(),
+            ready: VecDeque::new(),
+            inflight: Inflight::new(found.start),
+            tail: Tail::new(settings.tail_bytes_max),
+            closing_at: None,
+            room_is_wanted: false,
+            active: Active::new(
+                found.file,
+                found.seq,
+                found.salt,
+                found.start,
+                Begun::Yes,
+                found.last_crc,
+            ),
+            segments: found.sealed,
+            spares: Spares::new(found.spares, found.next_file),
+            reclaim_from: 0,
+            read_only_told: false,
+            newest: found.newest,
+            footers: Footers::new(settings.footer_cache_bytes, found.footers),
+            reads: Reads::default(),
+            checkpointing: Checkpointing::new(found.checkpoints, found.covers),
+            settings,
+        }
+    }
+
     /// The journal's random identity.
     #[must_use]
     pub fn journal_id(&self) -> JournalId {
-        JournalId::default()
+        self.superblocks.next.journal
     }
+
     /// The disk's identity, made at the first start.
     #[must_use]
     pub fn disk_id(&self) -> DiskId {
-        DiskId::default()
+        self.superblocks.next.disk
     }
-    /// How many times the journal has been opened.
+
+    /// How many times the journal has been opened, this time included.
     #[must_use]
     pub fn boot_count(&self) -> u64 {
-        0
+        self.superblocks.next.boot_count
     }
+
     /// What recoveries found out that peers must know.
     #[must_use]
     pub fn marks(&self) -> &[Mark] {
-        &self.marks
+        &self.superblocks.next.marks
     }
+
     /// Forgets the marks, durably with the next superblock.
     pub fn clear_marks(&mut self) {
-        self.marks.clear();
+        self.superblocks.next.marks.clear();
     }
-    /// Makes room for one whole entry of at most `bytes`.
+
+    /// Makes room for one whole entry of at most `bytes`. What was drafted before stays as it is, whatever the answer.
     ///
     /// # Errors
-    /// See [`Refused`]: nothing was written.
-    pub fn draft(&mut self, _class: Class, _bytes: usize) -> Result<Draft<'_>, Refused> {
-        Ok(Draft { journal: self })
+    /// See [`Refused`]: nothing was written. Busy also ends when slices of [`Journal::slice`] are dropped, which the
+    /// journal cannot see: try again then too.
+    ///
+    /// # Panics
+    /// When `bytes` is zero or does not fit a chunk.
+    pub fn draft(&mut self, class: Class, bytes: usize) -> Result<Draft<'_>, Refused> {
+        self.start_draft(class, bytes)
     }
+
     /// Everything below is on the disk.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
-        Lsn::ZERO
+        self.inflight.durable()
     }
+
     /// After the last committed entry.
     #[must_use]
     pub fn end_lsn(&self) -> Lsn {
-        Lsn::ZERO
+        if self.open.is_open && self.open.entry_count > 0 {
+            self.open.lsn.advance(self.regions.filled().len() as u64)
+        } else {
+            self.active.next_lsn()
+        }
     }
+
     /// Below it slices can be taken.
     #[must_use]
     pub fn frozen_lsn(&self) -> Lsn {
-        Lsn::ZERO
+        self.active.next_lsn()
     }
-    /// The bytes of an entry from memory; none: no longer held there, read them.
+
+    /// `bytes` bytes of an entry from its place, from memory; none: no longer held there, or not frozen yet. Holding a
+    /// slice holds its write buffer.
     #[must_use]
-    pub fn slice(&self, _lsn: Lsn, _bytes: usize) -> Option<Bytes> {
-        None
+    pub fn slice(&self, lsn: Lsn, bytes: usize) -> Option<Bytes> {
+        self.tail.slice(lsn, bytes)
     }
-    /// Reads batches of a partition from the disk, from the one that holds `from` on, about `bytes_max` of them and at
-    /// least one. Answered by [`Output::Read`], never at once.
+
+    /// Reads batches of a partition from the disk, from the one that holds `from` on: about `bytes_max` bytes of them and
+    /// at least one. Answered by [`Output::Read`], never at once.
     pub fn read(
         &mut self,
-        _key: PartitionKey,
-        _from: Offset,
-        _bytes_max: usize,
-        _effects: &mut Effects,
+        key: PartitionKey,
+        from: Offset,
+        bytes_max: usize,
+        effects: &mut Effects,
     ) -> ReadId {
-        ReadId(0)
+        let id = self.start_read(key, Want::Batches { from, bytes_max });
+        effects.append(&mut self.outbox);
+        id
     }
-    /// Looks for a partition's first batch whose append time is at or after `time_us`. Answered by [`Output::Time`].
-    pub fn read_time(
-        &mut self,
-        _key: PartitionKey,
-        _time_us: u64,
-        _effects: &mut Effects,
-    ) -> ReadId {
-        ReadId(0)
+
+    /// Looks for a partition's first durable batch whose append time is at or after `time_us`. Answered by
+    /// [`Output::Time`], never at once.
+    pub fn read_time(&mut self, key: PartitionKey, time_us: u64, effects: &mut Effects) -> ReadId {
+        let id = self.start_read(key, Want::Time { time_us });
+        effects.append(&mut self.outbox);
+        id
     }
+
     /// The answer is no longer wanted and will not come.
-    pub fn cancel_read(&mut self, _id: ReadId) {}
-    /// Takes the completion of one of the journal's operations.
-    pub fn step(
-        &mut self,
-        _now: Now,
-        _event: Event,
-        _effects: &mut Effects,
-        _out: &mut Vec<Output>,
-    ) {
+    pub fn cancel_read(&mut self, id: ReadId) {
+        self.forget_read(id);
     }
+
+    /// Takes the completion of one of the journal's operations; those of others change nothing.
+    pub fn step(&mut self, now: Now, event: Event, effects: &mut Effects, out: &mut Vec<Output>) {
+        self.now = now;
+        match event {
+            Event::Written { op, result } => self.written(op, result),
+            Event::ReadDone { op, result } => match self.operations.end(op) {
+                Some(Op::Data(id)) => self.read_done(id, result),
+                Some(Op::Load { seq }) => self.load_done(seq, result),
+                _ => {}
+            },
+            Event::Synced { op, result } => {
+                if self.operations.end(op) == Some(Op::PartSync) {
+                    self.part_synced(result);
+                }
+            }
+            Event::Prepared { op, result } => match self.operations.end(op) {
+                Some(Op::Spare { file }) => match result {
+                    Ok(()) => self.spares.prepared(file),
+                    Err(_) => self.spares.failed(now.mono),
+                },
+                Some(Op::FooterPrepare { seq }) => self.footer_prepared(seq, result),
+                Some(Op::PartPrepare) => self.part_prepared(result),
+                _ => {}
+            },
+            // What could not be removed is removed by the next start.
+            Event::Removed { op, .. } => {
+                self.operations.end(op);
+            }
+            _ => {}
+        }
+        self.move_on();
+        if self.room_is_wanted && !self.poisoned {
+            self.room_is_wanted = false;
+            self.outputs.push(Output::Room);
+        }
+        let read_only = self.spares.is_read_only();
+        if read_only != self.read_only_told {
+            self.read_only_told = read_only;
+            self.outputs.push(Output::ReadOnly(read_only));
+        }
+        effects.append(&mut self.outbox);
+        out.append(&mut self.outputs);
+    }
+
+    fn written(&mut self, op: tiderace_base::operation::OpId, result: Result<(), DiskError>) {
+        match (self.operations.end(op), result) {
+            (Some(Op::Chunk), Ok(())) => {
+                if !self.poisoned && self.inflight.completed(op) {
+                    let durable = self.inflight.durable();
+                    self.tail.trim(durable);
+                    self.outputs.push(Output::Durable(durable));
+                }
+            }
+            (Some(Op::Chunk | Op::SegmentHeader), Err(error)) => {
+                self.fail(Fatal::JournalWrite(error));
+            }
+            (Some(Op::SegmentHeader), Ok(())) => {
+                if let Begun::Waiting { header, .. } = &mut self.active.begun {
+                    *header = true;
+                }
+            }
+            (Some(Op::Superblock { version }), Ok(())) => self.superblocks.written(version),
+            (Some(Op::Superblock { .. }), Err(error)) => self.fail(Fatal::Superblock(error)),
+            (Some(Op::FooterWrite { seq }), _) => self.footer_written(seq),
+            (Some(Op::PartWrite), result) => self.part_written(result),
+            _ => {}
+        }
+    }
+
+    /// J-16: nothing is tried again, and nothing more is said to be durable.
+    pub(crate) fn fail(&mut self, fatal: Fatal) {
+        if !self.poisoned {
+            self.poisoned = true;
+            self.outputs.push(Output::Fatal(fatal));
+        }
+    }
+
+    /// Whatever can go on does.
+    fn move_on(&mut self) {
+        if self.poisoned {
+            return;
+        }
+        self.check_begun();
+        self.submit();
+        self.push_footers();
+        self.push_released();
+        self.want_checkpoint();
+        self.push_checkpoint();
+        if let Some(file) = self.spares.start(self.now.mono) {
+            let op = self.operations.begin(Op::Spare { file });
+            self.outbox.push(Effect::Prepare {
+                op,
+                file: JournalFile::Segment(file),
+                bytes: self.settings.segment_bytes,
+            });
+        }
+        self.write_superblock();
+    }
+
     /// Ends a turn: submits the open chunk when a write may go.
-    pub fn flush(&mut self, _now: Now, _effects: &mut Effects) {}
-    /// Does what is due: the closing chunk, another try to prepare a segment.
-    pub fn tick(&mut self, _now: Now, _effects: &mut Effects) {}
+    pub fn flush(&mut self, now: Now, effects: &mut Effects) {
+        self.now = now;
+        self.move_on();
+        effects.append(&mut self.outbox);
+    }
+
+    /// Does what is due: the closing chunk, another try to prepare a segment or to write a checkpoint.
+    pub fn tick(&mut self, now: Now, effects: &mut Effects) {
+        self.now = now;
+        self.close_when_due();
+        self.move_on();
+        effects.append(&mut self.outbox);
+    }
+
     /// When [`Journal::tick`] is wanted next.
     #[must_use]
     pub fn next_wake(&self) -> Option<Mono> {
-        None
+        if self.poisoned {
+            return None;
+        }
+        let sealing = self.footers.is_sealing().then_some(self.now.mono);
+        [
+            self.closing_at,
+            self.spares.retry_at(),
+            self.checkpointing.retry_at(),
+            sealing,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
+
     /// Releases segments whose data all lies below its partitions' starts. Call it now and then: each call looks at a few.
-    pub fn reclaim(&mut self, _starts: &impl Starts, _effects: &mut Effects) {}
+    pub fn reclaim(&mut self, starts: &impl Starts, effects: &mut Effects) {
+        if !self.poisoned {
+            self.reclaim_some(starts);
+            self.move_on();
+        }
+        effects.append(&mut self.outbox);
+    }
+
     /// Adds a cell to the checkpoint that was wanted. No value: the cell is gone.
+    ///
+    /// # Panics
+    /// When no checkpoint is wanted, or the cell is one of the journal's own kinds or exceeds a cell's bounds.
     pub fn checkpoint_cell(
         &mut self,
-        _kind: u8,
-        _key: &[u8],
-        _value: Option<&[u8]>,
-        _effects: &mut Effects,
+        kind: u8,
+        key: &[u8],
+        value: Option<&[u8]>,
+        effects: &mut Effects,
     ) {
+        self.take_checkpoint_cell(kind, key, value);
+        if !self.poisoned {
+            self.push_checkpoint();
+        }
+        effects.append(&mut self.outbox);
     }
+
     /// Bytes of cells that are not on the disk yet: feed more while this is below 1 MiB.
     #[must_use]
     pub fn checkpoint_backlog_bytes(&self) -> usize {
-        0
+        self.checkpointing.backlog_bytes()
     }
+
     /// All cells were fed.
-    pub fn checkpoint_finish(&mut self, _effects: &mut Effects) {}
-    /// Nothing is in flight and nothing is open.
+    pub fn checkpoint_finish(&mut self, effects: &mut Effects) {
+        self.end_checkpoint_cells();
+        if !self.poisoned {
+            self.push_checkpoint();
+        }
+        effects.append(&mut self.outbox);
+    }
+
+    /// No append is in flight and none is open; what is in flight beside is made again by the next start.
     #[must_use]
     pub fn drained(&self) -> bool {
-        true
+        let nothing_open = !self.open.is_open || self.open.entry_count == 0;
+        self.poisoned
+            || (nothing_open
+                && self.ready.is_empty()
+                && self.inflight.count() == 0
+                && self.superblocks.is_idle())
     }
+
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        Stats {
+            chunks_inflight: self.inflight.count() as u64,
+            segments: self.segments.len() as u64 + 1,
+            spares: self.spares.ready.len() as u64,
+            read_only: self.spares.is_read_only(),
+            regions: self.regions.count() as u64,
+            regions_pinned: self.regions.pinned() as u64,
+            tail_bytes: self.tail.bytes() as u64,
+            checkpoint_backlog_bytes: self.checkpointing.backlog_bytes() as u64,
+            durable_lsn: self.durable_lsn().get(),
+            end_lsn: self.end_lsn().get(),
+            ..self.stats
+        }
     }
 }

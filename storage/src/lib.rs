@@ -1,22 +1,38 @@
 //! The journal without IO: writer, reader, recovery, segments, index and checkpoints. It asks for reads,
-//! writes and syncs as values and is told of their completion; it never opens a file itself.
+//! writes and syncs as values and is told of their completion; it never opens a file itself. Only `open` blocks, over a
+//! port, because nothing is served before it is done.
 
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+mod checkpointing;
 mod entry;
 mod error;
+mod footers;
+mod format;
 pub mod index;
 mod journal;
 mod marks;
+mod operations;
 mod outcome;
+mod reader;
+mod reclaim;
+mod recovery;
+mod segments;
 mod settings;
+mod spares;
 mod stats;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use entry::{Class, EntryMeta, Placed, Refused};
 pub use error::OpenError;
-pub use journal::{Draft, Journal, Replay, Starts, open};
+pub use journal::{Journal, Replay, Starts};
 pub use marks::{Mark, MarkKind};
 pub use outcome::{Output, ReadBatches, ReadError, ReadId};
+pub use recovery::open;
 pub use settings::Settings;
 pub use stats::Stats;
+pub use writer::Draft;

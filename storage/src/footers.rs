@@ -1,0 +1,393 @@
+//! The indexes of full segments: made into footers a piece at a time, written beside the segment when it is durable, kept
+//! in memory within a bound, loaded again when they are needed, and built anew from the segment when the footer is absent
+//! or wrong. Until a footer is written, it or the index that it is made from stays in memory.
+
+use crate::format::chunk::decode_first;
+use crate::index::{Footer, FooterCache, Located, Note, Partition, Sealing, SegmentIndex};
+use crate::journal::Journal;
+use crate::operations::Op;
+use crate::outcome::{ReadError, ReadId};
+use crate::recovery::{Chunk, entries_are_good};
+use crate::segments::Sealed;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use tiderace_base::disk::{DiskError, JournalFile};
+use tiderace_base::ids::PartitionKey;
+use tiderace_base::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
+use tiderace_base::operation::Effect;
+use tiderace_base::position::{Lsn, Offset};
+use tiderace_wire::entry::EntryKind;
+
+/// Positions copied into a footer in one turn.
+const POSITIONS_AT_ONCE: usize = 4096;
+
+/// A footer that is not on the disk yet.
+#[derive(Debug)]
+enum Pending {
+    Sealing(Option<Box<Sealing>>),
+    /// Waits for the segment to be durable, then for its file, then for its bytes.
+    Footer(Footer, bool),
+}
+
+/// What a life's load is at.
+#[derive(Debug)]
+enum Stage {
+    FirstBlock,
+    Whole,
+    /// Reading the segment itself from this byte on.
+    Scan {
+        at: u64,
+        index: SegmentIndex,
+    },
+}
+
+#[derive(Debug)]
+struct Load {
+    stage: Stage,
+    waiting: Vec<ReadId>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Footers {
+    pending: BTreeMap<u64, Pending>,
+    pub(crate) cache: FooterCache,
+    loads: BTreeMap<u64, Load>,
+}
+
+/// An index to search.
+pub(crate) enum View<'a> {
+    Open(&'a SegmentIndex),
+    Footer(Footer),
+}
+
+impl View<'_> {
+    pub(crate) fn partition(&self, key: PartitionKey) -> Option<Partition> {
+        match self {
+            Self::Open(index) => index.partition(key),
+            Self::Footer(footer) => footer.partition(key),
+        }
+    }
+
+    pub(crate) fn locate(&self, key: PartitionKey, offset: Offset) -> Option<Located> {
+        match self {
+            Self::Open(index) => index.locate(key, offset),
+            Self::Footer(footer) => footer.locate(key, offset),
+        }
+    }
+
+    pub(crate) fn locate_time(&self, key: PartitionKey, time_us: u64) -> Option<Located> {
+        match self {
+            Self::Open(index) => index.locate_time(key, time_us),
+            Self::Footer(footer) => footer.locate_time(key, time_us),
+        }
+    }
+
+    /// The link to an earlier life; none where it is not known here.
+    pub(crate) fn previous_seq(&self, key: PartitionKey) -> Option<u64> {
+        match self {
+            Self::Open(_) => None,
+            Self::Footer(footer) => footer.previous_seq(key),
+        }
+    }
+
+    /// Whether `previous_seq` tells.
+    pub(crate) fn has_links(&self) -> bool {
+        matches!(self, Self::Footer(_))
+    }
+}
+
+impl Footers {
+    pub(crate) fn new(cache_bytes: usize, footers: Vec<Footer>) -> Self {
+        let mut cache = FooterCache::new(cache_bytes);
+        for footer in footers {
+            cache.insert(footer);
+        }
+        Self {
+            pending: BTreeMap::new(),
+            cache,
+            loads: BTreeMap::new(),
+        }
+    }
+
+    /// The index of a life, if it is in memory.
+    pub(crate) fn view(&mut self, seq: u64) -> Option<View<'_>> {
+        match self.pending.get(&seq) {
+            Some(Pending::Sealing(Some(sealing))) => Some(View::Open(sealing.index())),
+            Some(Pending::Footer(footer, _)) => Some(View::Footer(footer.clone())),
+            Some(Pending::Sealing(None)) | None => self.cache.get(seq).map(View::Footer),
+        }
+    }
+
+    /// Whether anything about the life is in flight or waits for it.
+    pub(crate) fn is_busy(&self, seq: u64) -> bool {
+        self.pending.contains_key(&seq) || self.loads.contains_key(&seq)
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        !self.loads.is_empty()
+    }
+
+    pub(crate) fn is_sealing(&self) -> bool {
+        self.pending
+            .values()
+            .any(|it| matches!(it, Pending::Sealing(_)))
+    }
+}
+
+impl Journal {
+    /// A segment is full: its index begins to become a footer.
+    pub(crate) fn seal_index(&mut self, index: SegmentIndex, sealed: &Sealed) {
+        let seq = sealed.row.seq;
+        let keys: Vec<PartitionKey> = index.partitions().map(|it| it.key).collect();
+        let newest = &self.newest;
+        let sealing = index.seal(sealed.life(self.superblocks.next.journal), |key| {
+            newest.get(&key).copied()
+        });
+        for key in keys {
+            self.newest.insert(key, seq);
+            self.checkpointing.partition_changed(key);
+        }
+        self.footers
+            .pending
+            .insert(seq, Pending::Sealing(Some(Box::new(sealing))));
+    }
+
+    /// Moves footers on: a piece of work for one that is being made, writes for those whose segment is durable.
+    pub(crate) fn push_footers(&mut self) {
+        let durable = self.inflight.durable();
+        for (seq, pending) in &mut self.footers.pending {
+            if let Pending::Sealing(sealing) = pending
+                && let Some(mut work) = sealing.take()
+            {
+                if work.step(POSITIONS_AT_ONCE) {
+                    *pending = Pending::Footer(work.finish(), false);
+                } else {
+                    *sealing = Some(work);
+                    break;
+                }
+            }
+            if let Pending::Footer(footer, asked) = pending
+                && !*asked
+                && footer.life().end <= durable
+                && let Some(sealed) = self.segments.get(seq)
+            {
+                *asked = true;
+                self.outbox.push(Effect::Prepare {
+                    op: self.operations.begin(Op::FooterPrepare { seq: *seq }),
+                    file: JournalFile::Footer(sealed.row.file),
+                    bytes: 0,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn footer_prepared(&mut self, seq: u64, result: Result<(), DiskError>) {
+        let (Ok(()), Some(Pending::Footer(footer, _)), Some(sealed)) = (
+            result,
+            self.footers.pending.get(&seq),
+            self.segments.get(&seq),
+        ) else {
+            self.footer_written(seq);
+            return;
+        };
+        self.outbox.push(Effect::Write {
+            op: self.operations.begin(Op::FooterWrite { seq }),
+            file: JournalFile::Footer(sealed.row.file),
+            at: 0,
+            data: footer.bytes().clone(),
+            durable: true,
+        });
+    }
+
+    /// Written or not: from here on it is read again, or built again.
+    pub(crate) fn footer_written(&mut self, seq: u64) {
+        if let Some(Pending::Footer(footer, _)) = self.footers.pending.remove(&seq) {
+            self.footers.cache.insert(footer);
+        }
+    }
+
+    /// Has the index of a sealed life loaded; `waiting` is told when it is there.
+    pub(crate) fn load_index(&mut self, seq: u64, waiting: Option<ReadId>) {
+        if let Some(load) = self.footers.loads.get_mut(&seq) {
+            load.waiting.extend(waiting);
+            return;
+        }
+        let Some(sealed) = self.segments.get(&seq) else {
+            return;
+        };
+        let file = JournalFile::Footer(sealed.row.file);
+        self.footers.loads.insert(
+            seq,
+            Load {
+                stage: Stage::FirstBlock,
+                waiting: waiting.into_iter().collect(),
+            },
+        );
+        self.read_for_load(seq, file, 0, BLOCK_BYTES as u64);
+    }
+
+    fn read_for_load(&mut self, seq: u64, file: JournalFile, at: u64, bytes: u64) {
+        let op = self.operations.begin(Op::Load { seq });
+        self.stats.read_bytes += bytes;
+        self.outbox.push(Effect::Read {
+            op,
+            file,
+            at,
+            len: bytes as u32,
+        });
+    }
+
+    pub(crate) fn load_done(&mut self, seq: u64, result: Result<Bytes, DiskError>) {
+        let (Some(mut load), Some(sealed)) =
+            (self.footers.loads.remove(&seq), self.segments.get(&seq))
+        else {
+            return;
+        };
+        let life = sealed.life(self.superblocks.next.journal);
+        let row = sealed.row;
+        let file = JournalFile::Footer(row.file);
+        match load.stage {
+            Stage::FirstBlock => {
+                let size = result
+                    .ok()
+                    .and_then(|block| Footer::file_bytes(&block, &life).ok())
+                    .filter(|size| *size <= u64::from(u32::MAX));
+                if let Some(size) = size {
+                    load.stage = Stage::Whole;
+                    self.footers.loads.insert(seq, load);
+                    self.read_for_load(seq, file, 0, size);
+                } else {
+                    self.scan_from(seq, load.waiting, BLOCK_BYTES as u64, SegmentIndex::new());
+                }
+            }
+            Stage::Whole => match result.map(|bytes| Footer::decode(bytes, &life)) {
+                Ok(Ok(footer)) => {
+                    self.stats.footers_loaded += 1;
+                    self.load_ended(load.waiting, Ok(footer));
+                }
+                Ok(Err(_)) | Err(_) => {
+                    self.scan_from(seq, load.waiting, BLOCK_BYTES as u64, SegmentIndex::new());
+                }
+            },
+            Stage::Scan { at, index } => match result {
+                Ok(bytes) => self.scan_piece(seq, load.waiting, at, index, &bytes),
+                Err(error) => self.load_ended(load.waiting, Err(ReadError::Disk(error))),
+            },
+        }
+    }
+
+    fn scan_from(&mut self, seq: u64, waiting: Vec<ReadId>, at: u64, index: SegmentIndex) {
+        let Some(sealed) = self.segments.get(&seq) else {
+            return;
+        };
+        let row = sealed.row;
+        let life = sealed.life(self.superblocks.next.journal);
+        let end = row.end.distance_from(row.start).unwrap_or(0) + BLOCK_BYTES as u64;
+        if at >= end {
+            // The link to an earlier life is not in the segment: the one before it is always a safe place to look.
+            let earlier = self.segments.range(..seq).next_back().map(|(seq, _)| *seq);
+            let footer = index.seal(life, |_| earlier).finish();
+            self.stats.footers_rebuilt += 1;
+            self.footers
+                .pending
+                .insert(seq, Pending::Footer(footer.clone(), false));
+            self.load_ended(waiting, Ok(footer));
+            return;
+        }
+        self.footers.loads.insert(
+            seq,
+            Load {
+                stage: Stage::Scan { at, index },
+                waiting,
+            },
+        );
+        let bytes = (end - at).min(CHUNK_BYTES_MAX as u64);
+        self.read_for_load(seq, JournalFile::Segment(row.file), at, bytes);
+    }
+
+    fn scan_piece(
+        &mut self,
+        seq: u64,
+        waiting: Vec<ReadId>,
+        start: u64,
+        mut index: SegmentIndex,
+        bytes: &Bytes,
+    ) {
+        let Some(sealed) = self.segments.get(&seq) else {
+            return;
+        };
+        let row = sealed.row;
+        let life = crate::format::chunk::Life {
+            journal: self.superblocks.next.journal,
+            salt: row.salt,
+        };
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = start + done as u64;
+            let lsn = row.start.advance(at - BLOCK_BYTES as u64);
+            let header = decode_first(&bytes[done..], life).filter(|it| it.lsn == lsn);
+            let Some(header) = header else {
+                break;
+            };
+            let Some(chunk) = bytes.get(done..done + header.chunk_bytes) else {
+                break;
+            };
+            if !header.rest_matches(chunk) || !entries_are_good(&header, chunk) {
+                break;
+            }
+            let chunk = Chunk {
+                header: &header,
+                at,
+                bytes: chunk,
+            };
+            if !note_chunk(&mut index, &chunk, lsn) {
+                break;
+            }
+            done += header.chunk_bytes;
+        }
+        if done == 0 {
+            let end = row.end.distance_from(row.start).unwrap_or(0) + BLOCK_BYTES as u64;
+            let error = ReadError::Damaged {
+                file: JournalFile::Segment(row.file),
+                at: start,
+                bytes: end - start,
+            };
+            self.load_ended(waiting, Err(error));
+            return;
+        }
+        self.scan_from(seq, waiting, start + done as u64, index);
+    }
+
+    fn load_ended(&mut self, waiting: Vec<ReadId>, result: Result<Footer, ReadError>) {
+        if let Ok(footer) = &result {
+            self.footers.cache.insert(footer.clone());
+        }
+        for id in waiting {
+            match &result {
+                Ok(footer) => self.go_on_reading(id, Some(footer.clone())),
+                Err(error) => self.answer_read_error(id, error.clone()),
+            }
+        }
+    }
+}
+
+fn note_chunk(index: &mut SegmentIndex, chunk: &Chunk<'_>, lsn: Lsn) -> bool {
+    let mut good = true;
+    chunk.entries(|at, header, bytes| {
+        if header.entry_kind() == Ok(EntryKind::Data) {
+            good &= index
+                .note(Note {
+                    key: header.key(),
+                    base_offset: header.base_offset(),
+                    next_offset: header.next_offset(),
+                    append_time_us: header.append_time_us(),
+                    at: at as u32,
+                    bytes: bytes.len() as u32,
+                    chunk: lsn,
+                })
+                .is_ok();
+        }
+    });
+    good
+}

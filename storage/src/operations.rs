@@ -1,0 +1,65 @@
+//! The journal's own operations in flight: what each completion means. Numbers have their highest bit set, so that they
+//! never meet those that the owner gives to its own operations.
+
+use crate::outcome::ReadId;
+use tiderace_base::collections::Map;
+use tiderace_base::operation::OpId;
+
+const OURS: u64 = 1 << 63;
+
+/// What an operation is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    /// A chunk.
+    Chunk,
+    /// The first block of the segment that begins.
+    SegmentHeader,
+    /// A superblock with everything up to this change.
+    Superblock {
+        version: u64,
+    },
+    /// A segment file that is being zero-written.
+    Spare {
+        file: u32,
+    },
+    /// The footer of a life: its file, then its bytes.
+    FooterPrepare {
+        seq: u64,
+    },
+    FooterWrite {
+        seq: u64,
+    },
+    /// The checkpoint part under way: its file, its pieces, its sync.
+    PartPrepare,
+    PartWrite,
+    PartSync,
+    /// A file that nobody needs.
+    Remove,
+    /// Bytes for a read.
+    Data(ReadId),
+    /// Bytes for the index of a life.
+    Load {
+        seq: u64,
+    },
+}
+
+/// Operations between their effect and their completion.
+#[derive(Debug, Default)]
+pub(crate) struct Operations {
+    given: u64,
+    pending: Map<OpId, Op>,
+}
+
+impl Operations {
+    pub(crate) fn begin(&mut self, op: Op) -> OpId {
+        self.given += 1;
+        let id = OpId::new(OURS | self.given);
+        self.pending.insert(id, op);
+        id
+    }
+
+    /// None: not one of ours, or completed before.
+    pub(crate) fn end(&mut self, id: OpId) -> Option<Op> {
+        self.pending.remove(&id)
+    }
+}

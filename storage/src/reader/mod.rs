@@ -1,0 +1,248 @@
+//! Cold reads: the segment that holds what is asked for is found by the indexes, the bytes are read in whole blocks, and
+//! what is handed out is verified and of that partition only. Reads nothing that is not durable, and answers only when a
+//! completion arrives: an answer that needs no bytes rides on the read of one block.
+
+mod run;
+mod search;
+
+use crate::index::Footer;
+use crate::journal::Journal;
+use crate::operations::Op;
+use crate::outcome::{Output, ReadBatches, ReadError, ReadId};
+use bytes::Bytes;
+use run::{Outcome, Run};
+use search::Found;
+use tiderace_base::collections::Map;
+use tiderace_base::disk::{DiskError, JournalFile};
+use tiderace_base::ids::PartitionKey;
+use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::operation::Effect;
+use tiderace_base::position::Offset;
+
+/// Partitions whose last read is remembered, so that reading on needs no search.
+const PLACES_MAX: usize = 4096;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Want {
+    Batches { from: Offset, bytes_max: usize },
+    Time { time_us: u64 },
+}
+
+/// What a read waits for.
+#[derive(Debug)]
+enum Waiting {
+    /// Nothing: this is the answer.
+    Answer(Answer),
+    /// The index of a life.
+    Index,
+    /// Bytes of a segment.
+    Bytes(Box<Run>),
+}
+
+#[derive(Debug)]
+enum Answer {
+    Batches(Result<ReadBatches, ReadError>),
+    Time(Result<Option<(Offset, u64)>, ReadError>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Job {
+    key: PartitionKey,
+    want: Want,
+    waiting: Waiting,
+    search: search::Search,
+}
+
+/// Where a partition's reader stopped.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    offset: Offset,
+    seq: u64,
+    at: u64,
+}
+
+/// The reads under way.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    given: u64,
+    jobs: Map<ReadId, Job>,
+    places: Map<PartitionKey, Place>,
+    /// Lives whose files are being read, and by how many.
+    using: Map<u64, u32>,
+}
+
+impl Reads {
+    pub(crate) fn is_using(&self, seq: u64) -> bool {
+        self.using.contains_key(&seq)
+    }
+}
+
+impl Journal {
+    pub(crate) fn start_read(&mut self, key: PartitionKey, want: Want) -> ReadId {
+        self.stats.reads += 1;
+        self.reads.given += 1;
+        let id = ReadId(self.reads.given);
+        self.reads.jobs.insert(
+            id,
+            Job {
+                key,
+                want,
+                waiting: Waiting::Index,
+                search: search::Search::default(),
+            },
+        );
+        self.go_on_reading(id, None);
+        id
+    }
+
+    /// Bytes on their way arrive all the same; nobody asks for them then.
+    pub(crate) fn forget_read(&mut self, id: ReadId) {
+        if let Some(job) = self.reads.jobs.remove(&id)
+            && let Waiting::Bytes(run) = job.waiting
+        {
+            self.let_go(run.seq);
+        }
+    }
+
+    fn let_go(&mut self, seq: u64) {
+        if let Some(readers) = self.reads.using.get_mut(&seq) {
+            *readers -= 1;
+            if *readers == 0 {
+                self.reads.using.remove(&seq);
+            }
+        }
+    }
+
+    /// Searches on, with the index that was waited for.
+    pub(crate) fn go_on_reading(&mut self, id: ReadId, loaded: Option<Footer>) {
+        let Some(mut job) = self.reads.jobs.remove(&id) else {
+            return;
+        };
+        match self.search(&mut job, loaded) {
+            Found::NeedsIndex(seq) => {
+                job.waiting = Waiting::Index;
+                self.reads.jobs.insert(id, job);
+                self.load_index(seq, Some(id));
+            }
+            Found::Run(run) => {
+                *self.reads.using.entry(run.seq).or_default() += 1;
+                self.read_run(id, job, run);
+            }
+            Found::Batches(error) => self.answer_soon(id, job, Answer::Batches(Err(error))),
+            Found::Time(found) => self.answer_soon(id, job, Answer::Time(Ok(found))),
+        }
+    }
+
+    fn read_run(&mut self, id: ReadId, mut job: Job, run: Box<Run>) {
+        let (at, bytes) = run.next_read(self.settings.read_bytes_max);
+        let file = JournalFile::Segment(run.file);
+        job.waiting = Waiting::Bytes(run);
+        self.reads.jobs.insert(id, job);
+        self.read_bytes(id, file, at, bytes);
+    }
+
+    fn read_bytes(&mut self, id: ReadId, file: JournalFile, at: u64, bytes: u64) {
+        self.stats.read_bytes += bytes;
+        let op = self.operations.begin(Op::Data(id));
+        self.outbox.push(Effect::Read {
+            op,
+            file,
+            at,
+            len: bytes as u32,
+        });
+    }
+
+    /// Answers with the completion of a read that means nothing.
+    fn answer_soon(&mut self, id: ReadId, mut job: Job, answer: Answer) {
+        job.waiting = Waiting::Answer(answer);
+        self.reads.jobs.insert(id, job);
+        self.read_bytes(id, JournalFile::Superblock, 0, BLOCK_BYTES as u64);
+    }
+
+    pub(crate) fn answer_read_error(&mut self, id: ReadId, error: ReadError) {
+        if let Some(job) = self.reads.jobs.remove(&id) {
+            self.answer(id, job.want, error);
+        }
+    }
+
+    fn answer(&mut self, id: ReadId, want: Want, error: ReadError) {
+        self.outputs.push(match want {
+            Want::Batches { .. } => Output::Read {
+                id,
+                result: Err(error),
+            },
+            Want::Time { .. } => Output::Time {
+                id,
+                result: Err(error),
+            },
+        });
+    }
+
+    pub(crate) fn read_done(&mut self, id: ReadId, result: Result<Bytes, DiskError>) {
+        let Some(mut job) = self.reads.jobs.remove(&id) else {
+            return;
+        };
+        match core::mem::replace(&mut job.waiting, Waiting::Index) {
+            Waiting::Answer(Answer::Batches(result)) => {
+                self.outputs.push(Output::Read { id, result });
+            }
+            Waiting::Answer(Answer::Time(result)) => {
+                self.outputs.push(Output::Time { id, result });
+            }
+            // The load of the index answers for itself.
+            Waiting::Index => {
+                self.reads.jobs.insert(id, job);
+            }
+            Waiting::Bytes(mut run) => match result {
+                Err(error) => {
+                    self.let_go(run.seq);
+                    self.answer(id, job.want, ReadError::Disk(error));
+                }
+                Ok(bytes) => match run.take(job.key, &job.want, &bytes) {
+                    Outcome::More => self.read_run(id, job, run),
+                    Outcome::Damaged { at, bytes } => {
+                        self.let_go(run.seq);
+                        let file = JournalFile::Segment(run.file);
+                        self.answer(id, job.want, ReadError::Damaged { file, at, bytes });
+                    }
+                    Outcome::Batches { batches, next, at } => {
+                        self.let_go(run.seq);
+                        if self.reads.places.len() >= PLACES_MAX {
+                            self.reads.places.clear();
+                        }
+                        let place = Place {
+                            offset: next,
+                            seq: run.seq,
+                            at,
+                        };
+                        self.reads.places.insert(job.key, place);
+                        self.outputs.push(Output::Read {
+                            id,
+                            result: Ok(ReadBatches { batches, next }),
+                        });
+                    }
+                    Outcome::Time(found) => {
+                        self.let_go(run.seq);
+                        self.outputs.push(Output::Time {
+                            id,
+                            result: Ok(Some(found)),
+                        });
+                    }
+                    // Entries that a truncation left behind, or all too old: what follows holds the answer.
+                    Outcome::Nothing => {
+                        self.let_go(run.seq);
+                        if let Want::Time { .. } = job.want {
+                            let result = Ok(job.search.candidate());
+                            self.outputs.push(Output::Time { id, result });
+                        } else {
+                            job.search.skip_to(run.until);
+                            self.reads.jobs.insert(id, job);
+                            self.go_on_reading(id, None);
+                        }
+                    }
+                },
+            },
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Finds the run of a segment that holds an offset or a time: from where the partition's last read stopped, or from the
+//! newest segment back along the links of the indexes. Stops wherever an index has to be loaded first, and goes on there.
+
+use super::run::Run;
+use super::{Job, Want};
+use crate::footers::View;
+use crate::index::Footer;
+use crate::journal::Journal;
+use crate::outcome::ReadError;
+use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::position::{Lsn, Offset};
+
+/// How far a search has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Search {
+    /// The segment to look at next; none: start.
+    at: Option<u64>,
+    /// The oldest segment seen that lies wholly behind what is sought: it, its first offset, that one's time.
+    later: Option<(u64, Offset, u64)>,
+    /// Below it everything was looked at and does not count.
+    skip: Offset,
+    /// The place of the last read was tried.
+    place_tried: bool,
+}
+
+impl Search {
+    /// What was found at the place held nothing: look from `offset` on.
+    pub(crate) fn skip_to(&mut self, offset: Offset) {
+        *self = Self {
+            skip: offset,
+            place_tried: true,
+            ..Self::default()
+        };
+    }
+
+    /// The first batch of the segment behind, for a search by time.
+    pub(crate) fn candidate(&self) -> Option<(Offset, u64)> {
+        self.later.map(|(_, offset, time_us)| (offset, time_us))
+    }
+}
+
+/// What a search came to.
+pub(crate) enum Found {
+    NeedsIndex(u64),
+    Run(Box<Run>),
+    /// No batches, and why.
+    Batches(ReadError),
+    /// The answer to a search by time.
+    Time(Option<(Offset, u64)>),
+}
+
+/// What one segment says.
+enum Step {
+    Run(Run),
+    /// Look further back, along this link (none: the segment before).
+    Back(Option<Option<u64>>),
+    /// Nothing durable lies there.
+    Behind,
+    /// The segment ends before what is sought.
+    Before,
+}
+
+impl Journal {
+    pub(crate) fn search(&mut self, job: &mut Job, mut loaded: Option<Footer>) -> Found {
+        loop {
+            let seq = match job.search.at {
+                Some(seq) => seq,
+                None => self.first_look(job),
+            };
+            job.search.at = Some(seq);
+            let step = if seq == self.active.seq {
+                let view = View::Open(&self.active.index);
+                self.look(job, seq, &view)
+            } else {
+                let durable_known = self.segments.contains_key(&seq);
+                let held = loaded.take().filter(|footer| footer.life().seq == seq);
+                if !durable_known {
+                    // Released while its index was loaded: what it held lies below the start now.
+                    Step::Back(None)
+                } else if let Some(footer) = held {
+                    self.look(job, seq, &View::Footer(footer))
+                } else {
+                    // The view borrows the footers only; looking reads the rest.
+                    let footers = core::mem::replace(
+                        &mut self.footers,
+                        crate::footers::Footers::new(0, Vec::new()),
+                    );
+                    let mut footers = footers;
+                    let step = footers.view(seq).map(|view| self.look(job, seq, &view));
+                    self.footers = footers;
+                    match step {
+                        Some(step) => step,
+                        None => return Found::NeedsIndex(seq),
+                    }
+                }
+            };
+            match step {
+                Step::Run(run) => return Found::Run(Box::new(run)),
+                Step::Behind => return Self::nothing(job, ReadError::AtEnd),
+                Step::Before => {
+                    if let Some((later, first, _)) = job.search.later {
+                        // Between two segments nothing is left: go on behind.
+                        job.search = Search {
+                            at: Some(later),
+                            skip: first,
+                            place_tried: true,
+                            later: None,
+                        };
+                    } else if job.search.place_tried || seq == self.active.seq {
+                        return Self::nothing(job, ReadError::AtEnd);
+                    } else {
+                        job.search = Search {
+                            place_tried: true,
+                            skip: job.search.skip,
+                            ..Search::default()
+                        };
+                    }
+                }
+                Step::Back(link) => {
+                    let next = if seq == self.active.seq {
+                        self.newest.get(&job.key).copied()
+                    } else {
+                        match link {
+                            Some(link) => link,
+                            None => seq.checked_sub(1),
+                        }
+                    };
+                    let next = next.and_then(|next| self.segments.range(..=next).next_back());
+                    match (next, job.search.later) {
+                        (Some((next, _)), _) => job.search.at = Some(*next),
+                        (None, Some((_, first, _))) => {
+                            return Self::nothing(job, ReadError::BelowStart(first));
+                        }
+                        (None, None) => return Self::nothing(job, ReadError::AtEnd),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where to look first.
+    fn first_look(&self, job: &mut Job) -> u64 {
+        if let (Want::Batches { from, .. }, false) = (job.want, job.search.place_tried)
+            && let Some(place) = self.reads.places.get(&job.key)
+            && place.offset == from
+            && (place.seq == self.active.seq || self.segments.contains_key(&place.seq))
+        {
+            return place.seq;
+        }
+        job.search.place_tried = true;
+        self.active.seq
+    }
+
+    fn nothing(job: &Job, error: ReadError) -> Found {
+        match job.want {
+            Want::Batches { .. } => Found::Batches(error),
+            Want::Time { .. } => Found::Time(job.search.candidate()),
+        }
+    }
+
+    fn look(&self, job: &mut Job, seq: u64, view: &View<'_>) -> Step {
+        let (file, start) = if seq == self.active.seq {
+            (self.active.file, self.active.start)
+        } else {
+            match self.segments.get(&seq) {
+                Some(sealed) => (sealed.row.file, sealed.row.start),
+                None => return Step::Back(None),
+            }
+        };
+        let durable = self.inflight.durable();
+        let is_durable = |at: u32| lsn_of(start, at) < durable;
+        let link = view.has_links().then(|| view.previous_seq(job.key));
+        let Some(partition) = view.partition(job.key) else {
+            return Step::Back(None);
+        };
+        let first = view.locate(job.key, partition.first_offset);
+        if !first.is_some_and(|first| is_durable(first.position.at)) {
+            return Step::Back(link);
+        }
+        match job.want {
+            Want::Batches { from, bytes_max } => {
+                let from = from.max(job.search.skip);
+                if from < partition.first_offset {
+                    job.search.later = Some((seq, partition.first_offset, partition.first_time_us));
+                    return Step::Back(link);
+                }
+                let Some(located) = view.locate(job.key, from) else {
+                    return Step::Before;
+                };
+                if !is_durable(located.position.at) {
+                    return Step::Behind;
+                }
+                let place = self
+                    .reads
+                    .places
+                    .get(&job.key)
+                    .filter(|place| place.seq == seq && place.offset == from);
+                let mut run = Run::new(seq, file, from, bytes_max);
+                run.push(&located, place.map(|place| place.at));
+                while run.takes_more(self.settings.read_bytes_max)
+                    && let Some(next) = view.locate(job.key, run.until)
+                    && is_durable(next.position.at)
+                    && next.until > run.until
+                {
+                    run.push(&next, None);
+                }
+                Step::Run(run)
+            }
+            Want::Time { time_us } => {
+                if partition.last_time_us < time_us {
+                    return Step::Behind;
+                }
+                if partition.first_time_us >= time_us {
+                    job.search.later = Some((seq, partition.first_offset, partition.first_time_us));
+                    return Step::Back(link);
+                }
+                let Some(located) = view
+                    .locate_time(job.key, time_us)
+                    .filter(|located| is_durable(located.position.at))
+                else {
+                    return Step::Behind;
+                };
+                let mut run = Run::new(seq, file, Offset::ZERO, 0);
+                run.push(&located, None);
+                // Where a truncation left dead entries in the run, the answer lies in the next one.
+                if let Some(next) = view
+                    .locate(job.key, run.until)
+                    .filter(|next| is_durable(next.position.at) && next.until > run.until)
+                {
+                    run.push(&next, None);
+                }
+                Step::Run(run)
+            }
+        }
+    }
+}
+
+fn lsn_of(start: Lsn, at: u32) -> Lsn {
+    start.advance(u64::from(at) - BLOCK_BYTES as u64)
+}

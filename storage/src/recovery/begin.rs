@@ -1,0 +1,293 @@
+//! The part of a recovery that writes: what was found is synced, a new segment begins behind it, and one superblock makes
+//! all of it happen at once. What comes after that superblock can be left undone by a crash. J-11
+
+use super::superblocks;
+use super::{Directory, Recovered, disk_error};
+use crate::checkpoint;
+use crate::format::segment::{Predecessor, SegmentHeader};
+use crate::format::superblock::{CheckpointRef, Recent, Superblock};
+use crate::index::Footer;
+use crate::marks::Mark;
+use crate::segments::Sealed;
+use crate::{OpenError, Settings};
+use std::collections::{BTreeMap, BTreeSet};
+use tiderace_base::disk::{Disk, DiskError, JournalFile};
+use tiderace_base::ids::{BootId, DiskId, JournalId, PartitionKey};
+use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::position::Lsn;
+use tiderace_base::prng::Prng;
+use tiderace_base::region::aligned_zeroed;
+use tiderace_base::time::Now;
+
+/// What was found, and what is to follow it.
+pub(crate) struct Beginning {
+    /// The one that was believed.
+    pub(crate) superblock: Superblock,
+    pub(crate) marks: Vec<Mark>,
+    pub(crate) end: Lsn,
+    /// The segment that the new one follows.
+    pub(crate) before: Option<Predecessor>,
+    /// The greatest number of a life that may have been given.
+    pub(crate) last_seq: u64,
+    /// Segment files that replay read.
+    pub(crate) replayed: Vec<u32>,
+    pub(crate) sealed: BTreeMap<u64, Sealed>,
+    pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) footers: Vec<Footer>,
+    /// A life whose file holds bytes behind its end, and where that is in the file.
+    pub(crate) cut_to: Option<(u64, u64)>,
+    /// Files of segments that hold nothing that counts.
+    pub(crate) dropped: Vec<u32>,
+    pub(crate) checkpoints: checkpoint::Chain,
+    pub(crate) covers: Lsn,
+}
+
+impl Beginning {
+    /// The first start.
+    pub(crate) fn fresh(settings: &Settings, journal: JournalId, disk: DiskId) -> Self {
+        Self {
+            superblock: Superblock {
+                generation: 0,
+                journal,
+                disk,
+                node: settings.node,
+                journal_index: settings.journal_index,
+                journal_count: settings.journal_count,
+                boot: BootId::default(),
+                boot_count: 0,
+                segment_bytes: settings.segment_bytes,
+                recovered_end: Lsn::ZERO,
+                durable: Lsn::ZERO,
+                oldest_segment_seq: 1,
+                newest: None,
+                previous: None,
+                recent: Vec::new(),
+                seals: Vec::new(),
+                truncations: Vec::new(),
+                marks: Vec::new(),
+                free: Vec::new(),
+            },
+            marks: Vec::new(),
+            end: Lsn::ZERO,
+            before: None,
+            last_seq: 0,
+            replayed: Vec::new(),
+            sealed: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            footers: Vec::new(),
+            cut_to: None,
+            dropped: Vec::new(),
+            checkpoints: checkpoint::Chain::default(),
+            covers: Lsn::ZERO,
+        }
+    }
+
+    /// Makes the recovery happen.
+    pub(crate) fn make_durable<D: Disk>(
+        mut self,
+        disk: &mut D,
+        directory: &Directory,
+        settings: Settings,
+        now: Now,
+        mut prng: Prng,
+    ) -> Result<Recovered, OpenError> {
+        // What was read may never have been synced: it counts from here on only.
+        for file in &self.replayed {
+            sync(disk, JournalFile::Segment(*file))?;
+        }
+        if self.superblock.generation > 0 {
+            sync(disk, JournalFile::Superblock)?;
+        }
+        let is_whole =
+            |file: u32| directory.bytes(JournalFile::Segment(file)) == settings.segment_bytes;
+        let kept: BTreeSet<u32> = self.sealed.values().map(|it| it.row.file).collect();
+        let mut free: Vec<u32> = self
+            .superblock
+            .free
+            .iter()
+            .copied()
+            .filter(|file| is_whole(*file) && !kept.contains(file))
+            .collect();
+        let header = SegmentHeader {
+            journal: self.superblock.journal,
+            seq: self.last_seq + 1,
+            salt: prng.next_u64(),
+            start_lsn: self.end,
+            segment_bytes: settings.segment_bytes,
+            before: self.before,
+            created_us: now.wall.as_us(),
+        };
+        let file = self.begin(disk, directory, &settings, &mut free, &kept, &header)?;
+        free.extend(
+            self.dropped
+                .iter()
+                .copied()
+                .filter(|file| is_whole(*file) && !kept.contains(file)),
+        );
+        free.retain(|it| *it != file);
+        free.sort_unstable();
+        free.dedup();
+
+        let reference = |part: &checkpoint::Part| CheckpointRef {
+            id: part.id,
+            covers: part.covers,
+        };
+        self.superblock.generation += 1;
+        self.superblock.node = settings.node;
+        self.superblock.boot = settings.boot;
+        self.superblock.boot_count += 1;
+        self.superblock.recovered_end = self.end;
+        self.superblock.durable = self.end;
+        self.superblock.oldest_segment_seq =
+            self.sealed.keys().next().copied().unwrap_or(header.seq);
+        self.superblock.newest = self.checkpoints.newest().map(reference);
+        self.superblock.previous = self.checkpoints.previous().map(reference);
+        self.superblock
+            .recent
+            .retain(|recent| self.sealed.contains_key(&recent.seq));
+        self.superblock.begin(Recent {
+            file,
+            seq: header.seq,
+            salt: header.salt,
+            start_lsn: self.end,
+        });
+        self.superblock.marks = core::mem::take(&mut self.marks);
+        self.superblock.free.clone_from(&free);
+        superblocks::write(disk, &self.superblock)?;
+
+        self.tidy(disk, directory, file, &free)?;
+        let next_file = directory
+            .segments()
+            .chain(Some(file))
+            .max()
+            .map_or(0, |file| file + 1);
+        Ok(Recovered {
+            settings,
+            now,
+            prng,
+            superblock: self.superblock,
+            file,
+            seq: header.seq,
+            salt: header.salt,
+            start: self.end,
+            last_crc: self.before.map_or(0, |before| before.last_crc),
+            sealed: self.sealed,
+            newest: self.newest,
+            footers: self.footers,
+            spares: free,
+            next_file,
+            checkpoints: self.checkpoints,
+            covers: self.covers,
+        })
+    }
+
+    /// Writes the new segment's header into a file that the believed superblock does not need: a free one, or one that
+    /// nobody names, or a new one.
+    fn begin<D: Disk>(
+        &self,
+        disk: &mut D,
+        directory: &Directory,
+        settings: &Settings,
+        free: &mut Vec<u32>,
+        kept: &BTreeSet<u32>,
+        header: &SegmentHeader,
+    ) -> Result<u32, OpenError> {
+        let named = |file: &u32| {
+            kept.contains(file)
+                || self.superblock.recent.iter().any(|it| it.file == *file)
+                || self.dropped.contains(file)
+        };
+        let file = if let Some(file) = free.iter().copied().find(|file| !named(file)) {
+            file
+        } else {
+            let stray = directory
+                .segments()
+                .find(|file| !named(file) && !free.contains(file));
+            let file = stray.unwrap_or_else(|| {
+                directory
+                    .segments()
+                    .max()
+                    .map_or(0, |greatest| greatest + 1)
+            });
+            let name = JournalFile::Segment(file);
+            disk.create(name, settings.segment_bytes)
+                .map_err(|error| disk_error(name, "creating", error))?;
+            file
+        };
+        let name = JournalFile::Segment(file);
+        let mut block = aligned_zeroed(BLOCK_BYTES);
+        header.encode(&mut block);
+        disk.write(name, 0, &block)
+            .map_err(|error| disk_error(name, "writing", error))?;
+        sync(disk, name)?;
+        Ok(file)
+    }
+
+    /// What may be left undone: cutting the tail's file, footers, and files that nobody needs.
+    fn tidy<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        directory: &Directory,
+        begun: u32,
+        free: &[u32],
+    ) -> Result<(), OpenError> {
+        if let Some((seq, bytes)) = self.cut_to
+            && let Some(sealed) = self.sealed.get_mut(&seq)
+        {
+            let name = JournalFile::Segment(sealed.row.file);
+            disk.truncate(name, bytes)
+                .map_err(|error| disk_error(name, "cutting", error))?;
+            sealed.is_short = true;
+        }
+        for footer in &self.footers {
+            let Some(sealed) = self.sealed.get(&footer.life().seq) else {
+                continue;
+            };
+            let name = JournalFile::Footer(sealed.row.file);
+            match write_footer(disk, name, footer) {
+                // Without room it is built again when it is needed.
+                Ok(()) | Err(DiskError::NoSpace) => {}
+                Err(error) => return Err(disk_error(name, "writing", error)),
+            }
+        }
+        let kept: BTreeSet<u32> = self.sealed.values().map(|it| it.row.file).collect();
+        for file in directory.files.keys() {
+            let is_needed = match file {
+                JournalFile::Superblock | JournalFile::Checkpoint(_) => true,
+                JournalFile::Segment(file) => {
+                    kept.contains(file) || free.contains(file) || *file == begun
+                }
+                JournalFile::Footer(file) => kept.contains(file),
+            };
+            if !is_needed {
+                remove(disk, *file)?;
+            }
+        }
+        for part in self.checkpoints.give_up() {
+            remove(disk, JournalFile::Checkpoint(part))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_footer<D: Disk>(
+    disk: &mut D,
+    name: JournalFile,
+    footer: &Footer,
+) -> Result<(), DiskError> {
+    disk.create(name, 0)?;
+    disk.write(name, 0, footer.bytes())?;
+    disk.sync(name)
+}
+
+fn remove<D: Disk>(disk: &mut D, file: JournalFile) -> Result<(), OpenError> {
+    match disk.remove(file) {
+        Ok(()) | Err(DiskError::Absent) => Ok(()),
+        Err(error) => Err(disk_error(file, "removing", error)),
+    }
+}
+
+fn sync<D: Disk>(disk: &mut D, file: JournalFile) -> Result<(), OpenError> {
+    disk.sync(file)
+        .map_err(|error| disk_error(file, "syncing", error))
+}

@@ -1,0 +1,142 @@
+//! Opens a journal: reads everything, judges it, and only then changes anything. What was found is synced before it counts;
+//! nothing is ever appended to a segment that was found: a new one begins, and the superblock that names it is what makes
+//! the recovery happen. A crash at any step leaves what the next recovery reads the same way. The rules stand in
+//! `docs/journal.md`.
+
+mod begin;
+mod cells;
+mod chain;
+mod replay;
+mod scan;
+mod superblocks;
+mod window;
+
+pub(crate) use scan::{Chunk, entries_are_good};
+
+use crate::format::FORMAT_VERSION;
+use crate::index::Footer;
+use crate::journal::{Journal, Replay};
+use crate::segments::Sealed;
+use crate::{OpenError, Settings, checkpoint};
+use begin::Beginning;
+use std::collections::BTreeMap;
+use superblocks::Choice;
+use tiderace_base::disk::{Disk, DiskError, JournalFile};
+use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
+use tiderace_base::position::Lsn;
+use tiderace_base::prng::Prng;
+use tiderace_base::time::Now;
+use window::Window;
+
+/// The journal's files and their sizes, as they were found.
+pub(crate) struct Directory {
+    files: BTreeMap<JournalFile, u64>,
+}
+
+impl Directory {
+    fn read<D: Disk>(disk: &mut D) -> Result<Self, OpenError> {
+        let list = disk.list().map_err(|error| OpenError::Disk {
+            file: None,
+            doing: "listing the journal's directory",
+            error,
+        })?;
+        let mut files = BTreeMap::new();
+        for file in list {
+            let bytes = disk
+                .size(file)
+                .map_err(|error| disk_error(file, "asking the size of", error))?;
+            files.insert(file, bytes);
+        }
+        Ok(Self { files })
+    }
+
+    /// Zero for a file that is not there.
+    fn bytes(&self, file: JournalFile) -> u64 {
+        self.files.get(&file).copied().unwrap_or(0)
+    }
+
+    fn segments(&self) -> impl Iterator<Item = u32> + '_ {
+        self.files.keys().filter_map(|file| match file {
+            JournalFile::Segment(file) => Some(*file),
+            JournalFile::Superblock | JournalFile::Footer(_) | JournalFile::Checkpoint(_) => None,
+        })
+    }
+}
+
+fn disk_error(file: JournalFile, doing: &'static str, error: DiskError) -> OpenError {
+    OpenError::Disk {
+        file: Some(file),
+        doing,
+        error,
+    }
+}
+
+/// What a recovery hands to the journal that will serve.
+pub(crate) struct Recovered {
+    pub(crate) settings: Settings,
+    pub(crate) now: Now,
+    pub(crate) prng: Prng,
+    /// As it was written, durable.
+    pub(crate) superblock: crate::format::superblock::Superblock,
+    /// The segment that was begun.
+    pub(crate) file: u32,
+    pub(crate) seq: u64,
+    pub(crate) salt: u64,
+    /// Where it starts: the journal's end.
+    pub(crate) start: Lsn,
+    /// Checksum of the last chunk before it.
+    pub(crate) last_crc: u32,
+    pub(crate) sealed: BTreeMap<u64, Sealed>,
+    /// The latest sealed life that holds some of a partition.
+    pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) footers: Vec<Footer>,
+    pub(crate) spares: Vec<u32>,
+    /// No file with this number or a greater one exists.
+    pub(crate) next_file: u32,
+    pub(crate) checkpoints: checkpoint::Chain,
+    /// Where replay began.
+    pub(crate) covers: Lsn,
+}
+
+/// Opens the journal in a directory, and creates it in an empty one.
+///
+/// # Errors
+/// See [`OpenError`]: nothing that matters was changed.
+///
+/// # Panics
+/// When the settings contradict one another: their owner has checked what a user chose.
+pub fn open<D: Disk>(
+    disk: &mut D,
+    settings: Settings,
+    now: Now,
+    replay: &mut impl Replay,
+) -> Result<Journal, OpenError> {
+    settings.check();
+    let mut prng = Prng::new(settings.seed);
+    let directory = Directory::read(disk)?;
+    let beginning = match superblocks::choose(disk, &directory, FORMAT_VERSION)? {
+        Choice::Fresh => {
+            superblocks::create(disk)?;
+            let journal = JournalId::new(prng.next_u64());
+            let disk_id = DiskId::new(prng.next_u128());
+            Beginning::fresh(&settings, journal, disk_id)
+        }
+        Choice::Found(superblock, copy_lost) => {
+            superblocks::check_settings(&superblock, &settings)?;
+            let mut window = Window::new(settings.segment_bytes);
+            let cells = cells::load(disk, &directory, &superblock, replay)?;
+            let chain = cells.find_chain(disk, &mut window, &directory, &superblock, copy_lost)?;
+            replay::run(
+                disk,
+                &mut window,
+                &directory,
+                *superblock,
+                cells,
+                chain,
+                replay,
+            )?
+        }
+    };
+    let recovered = beginning.make_durable(disk, &directory, settings, now, prng)?;
+    Ok(Journal::recovered(recovered))
+}

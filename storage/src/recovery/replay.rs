@@ -1,0 +1,340 @@
+//! Replays the log from the checkpoint on, and gives the verdict on the place where it stops: the end of what was written,
+//! a torn tail, or damage to what was durable. J-4, J-6, J-10
+
+use super::Directory;
+use super::begin::Beginning;
+use super::cells::Cells;
+use super::chain::{self, Chain, Link};
+use super::scan::{Chunk, Remains, Span, Stop, follow};
+use super::window::Window;
+use crate::OpenError;
+use crate::checkpoint::SegmentRow;
+use crate::format::chunk::Life as ChunkLife;
+use crate::format::segment::Predecessor;
+use crate::format::superblock::Superblock;
+use crate::index::{Footer, Life, Note, SegmentIndex};
+use crate::journal::Replay;
+use crate::marks::{Mark, MarkKind};
+use crate::segments::Sealed;
+use std::collections::BTreeMap;
+use tiderace_base::disk::{Disk, JournalFile};
+use tiderace_base::ids::PartitionKey;
+use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::position::Lsn;
+use tiderace_wire::entry::EntryKind;
+
+/// Replays and judges. Changes nothing.
+pub(crate) fn run<D: Disk>(
+    disk: &mut D,
+    window: &mut Window,
+    directory: &Directory,
+    superblock: Superblock,
+    cells: Cells,
+    chain: Chain,
+    replay: &mut impl Replay,
+) -> Result<Beginning, OpenError> {
+    let covers = cells.covers;
+    let older = chain::older_segments(
+        &cells.rows,
+        &chain.links,
+        directory,
+        &superblock.free,
+        covers,
+    );
+    let mut newest = cells.newest;
+    newest.retain(|_, seq| {
+        older.contains_key(seq) || chain.links.iter().any(|link| link.header.seq == *seq)
+    });
+    let mut sealed: BTreeMap<u64, Sealed> = older
+        .into_iter()
+        .map(|(seq, row)| {
+            let bytes = directory.bytes(JournalFile::Segment(row.file));
+            (seq, Sealed::new(row, bytes < superblock.segment_bytes))
+        })
+        .collect();
+    let spans: Vec<Span> = (0..chain.links.len())
+        .map(|index| span_of(&chain.links, index, directory, &superblock))
+        .collect();
+    let mut footers = Vec::new();
+    let mut end = None;
+    for (index, span) in spans.iter().enumerate() {
+        let link = &chain.links[index];
+        let mut segment = SegmentIndex::new();
+        let mut strange = false;
+        let prev_crc = link.header.before.map_or(0, |before| before.last_crc);
+        let stop = follow(disk, window, span, Some(prev_crc), |chunk| {
+            strange |= !take_chunk(chunk, covers, &mut segment, replay);
+        })?;
+        if strange {
+            // Its checksums hold, yet no writer writes this.
+            return Err(damaged(span, BLOCK_BYTES as u64, &stop, Vec::new()));
+        }
+        let is_last = index + 1 == spans.len();
+        let mut remains = Remains::default();
+        if !stop.complete {
+            judge(
+                disk,
+                window,
+                &superblock,
+                covers,
+                &spans[index..],
+                &stop,
+                &mut remains,
+            )?;
+        }
+        let kept = stop.lsn > span.start;
+        if kept {
+            let row = SegmentRow {
+                seq: link.header.seq,
+                file: link.file,
+                last_crc: stop.last_crc.unwrap_or(0),
+                salt: link.header.salt,
+                start: span.start,
+                end: stop.lsn,
+            };
+            let earlier = sealed.last_key_value().map(|(seq, _)| *seq);
+            footers.push(seal(&superblock, segment, &row, &mut newest, earlier));
+            let is_short = span.file_bytes < superblock.segment_bytes;
+            sealed.insert(row.seq, Sealed::new(row, is_short));
+        }
+        if !stop.complete || is_last {
+            end = Some((index, stop, remains, kept));
+            break;
+        }
+    }
+    let Some((index, stop, remains, kept)) = end else {
+        // There is at least one link, and the last one ends the loop.
+        return Err(OpenError::SuperblockDamaged);
+    };
+    let span = spans[index];
+    let link = &chain.links[index];
+    let before = if kept {
+        Some(Predecessor {
+            seq: link.header.seq,
+            file: link.file,
+            salt: link.header.salt,
+            end_lsn: stop.lsn,
+            last_crc: stop.last_crc.unwrap_or(0),
+        })
+    } else {
+        link.header.before
+    };
+    let cut_to = (kept && !span.end_is_known && span.file_bytes > span.place(stop.lsn))
+        .then(|| (link.header.seq, span.place(stop.lsn)));
+    let mut marks = superblock.marks.clone();
+    if chain.adopted {
+        put_mark(
+            &mut marks,
+            Mark {
+                slot: None,
+                kind: MarkKind::Suspect,
+                greatest: None,
+                since_lsn: stop.lsn,
+            },
+        );
+    }
+    mark_cut(&mut marks, &superblock, &stop, &remains);
+    let last_seq = chain
+        .links
+        .iter()
+        .map(|link| link.header.seq)
+        .chain(superblock.recent.iter().map(|recent| recent.seq))
+        .max()
+        .unwrap_or(0);
+    let dropped: Vec<u32> = chain.links[index + usize::from(kept)..]
+        .iter()
+        .map(|link| link.file)
+        .collect();
+    Ok(Beginning {
+        superblock,
+        marks,
+        end: stop.lsn,
+        before,
+        last_seq,
+        replayed: spans[..=index].iter().map(|span| span.file).collect(),
+        sealed,
+        newest,
+        footers,
+        cut_to,
+        dropped,
+        checkpoints: cells.checkpoints,
+        covers,
+    })
+}
+
+fn span_of(links: &[Link], index: usize, directory: &Directory, superblock: &Superblock) -> Span {
+    let link = &links[index];
+    let start = link.header.start_lsn;
+    let whole = Lsn::new(
+        start
+            .get()
+            .saturating_add(superblock.segment_bytes - BLOCK_BYTES as u64),
+    );
+    let end = links
+        .get(index + 1)
+        .and_then(|next| next.header.before)
+        .map(|before| before.end_lsn);
+    Span {
+        file: link.file,
+        file_bytes: directory.bytes(JournalFile::Segment(link.file)),
+        life: ChunkLife {
+            journal: superblock.journal,
+            salt: link.header.salt,
+        },
+        start,
+        end: end.unwrap_or(whole).min(whole),
+        end_is_known: end.is_some(),
+    }
+}
+
+/// Indexes a chunk's entries and hands them to the owner. False: an entry does not follow the one before it.
+fn take_chunk(
+    chunk: &Chunk<'_>,
+    covers: Lsn,
+    segment: &mut SegmentIndex,
+    replay: &mut impl Replay,
+) -> bool {
+    let mut good = true;
+    chunk.entries(|at, header, bytes| {
+        if header.entry_kind() == Ok(EntryKind::Data) {
+            good &= segment
+                .note(Note {
+                    key: header.key(),
+                    base_offset: header.base_offset(),
+                    next_offset: header.next_offset(),
+                    append_time_us: header.append_time_us(),
+                    at: at as u32,
+                    bytes: bytes.len() as u32,
+                    chunk: chunk.header.lsn,
+                })
+                .is_ok();
+        }
+        if chunk.header.lsn >= covers {
+            let lsn = chunk.header.lsn.advance(at - chunk.at);
+            let end = lsn.advance(bytes.len() as u64);
+            replay.entry(lsn, end, header, &bytes[bytes.len() - header.body_len()..]);
+        }
+    });
+    good
+}
+
+/// J-6: damage is corruption if and only if something proves that the place was durable.
+fn judge<D: Disk>(
+    disk: &mut D,
+    window: &mut Window,
+    superblock: &Superblock,
+    covers: Lsn,
+    spans: &[Span],
+    stop: &Stop,
+    remains: &mut Remains,
+) -> Result<(), OpenError> {
+    let span = &spans[0];
+    for later in spans {
+        remains.look(disk, window, later, stop.lsn)?;
+    }
+    let floor = superblock.durable.max(superblock.recovered_end).max(covers);
+    if remains.proof.is_none() && stop.lsn >= floor {
+        return Ok(());
+    }
+    let at = span.place(stop.lsn);
+    let until = match remains.proof {
+        Some((file, proof_at)) if file == span.file => proof_at,
+        Some(_) | None => span.place(span.end),
+    };
+    let bytes = stop.bad_bytes.unwrap_or(until.saturating_sub(at));
+    let slots = Remains::slots_at(disk, window, span, stop.lsn)?;
+    Err(damaged(span, bytes, stop, slots))
+}
+
+fn damaged(
+    span: &Span,
+    bytes: u64,
+    stop: &Stop,
+    slots: Vec<tiderace_base::ids::SlotId>,
+) -> OpenError {
+    OpenError::Damaged {
+        file: JournalFile::Segment(span.file),
+        at: span.place(stop.lsn),
+        bytes,
+        lsn: stop.lsn,
+        slots,
+    }
+}
+
+fn seal(
+    superblock: &Superblock,
+    segment: SegmentIndex,
+    row: &SegmentRow,
+    newest: &mut BTreeMap<PartitionKey, u64>,
+    earlier: Option<u64>,
+) -> Footer {
+    let footer = segment
+        .seal(
+            Life {
+                journal: superblock.journal,
+                seq: row.seq,
+                salt: row.salt,
+                start: row.start,
+                end: row.end,
+            },
+            |key| match newest.get(&key) {
+                // The checkpoint already knew of this life: which one came before it is not said.
+                Some(seq) if *seq >= row.seq => earlier,
+                link => link.copied(),
+            },
+        )
+        .finish();
+    for partition in footer.partitions() {
+        let seq = newest.entry(partition.key).or_insert(row.seq);
+        *seq = (*seq).max(row.seq);
+    }
+    footer
+}
+
+/// J-10: unless the journal was closed, or nothing was written since it opened, a tail may have been cut.
+fn mark_cut(marks: &mut Vec<Mark>, superblock: &Superblock, stop: &Stop, remains: &Remains) {
+    let untouched = stop.lsn == superblock.recovered_end && remains.chunks == 0;
+    if untouched || (stop.closed && remains.chunks == 0 && stop.bad_bytes.is_none()) {
+        return;
+    }
+    if !remains.is_named {
+        put_mark(
+            marks,
+            Mark {
+                slot: None,
+                kind: MarkKind::Cut,
+                greatest: None,
+                since_lsn: stop.lsn,
+            },
+        );
+        return;
+    }
+    for (slot, greatest) in &remains.greatest {
+        put_mark(
+            marks,
+            Mark {
+                slot: Some(*slot),
+                kind: MarkKind::Cut,
+                greatest: Some(*greatest),
+                since_lsn: stop.lsn,
+            },
+        );
+    }
+}
+
+/// One mark of a kind for a slot: the greater, and none is greater than unknown.
+fn put_mark(marks: &mut Vec<Mark>, mark: Mark) {
+    match marks
+        .iter_mut()
+        .find(|it| it.slot == mark.slot && it.kind == mark.kind)
+    {
+        Some(held) => {
+            held.greatest = match (held.greatest, mark.greatest) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                _ => None,
+            };
+            held.since_lsn = mark.since_lsn;
+        }
+        None => marks.push(mark),
+    }
+}

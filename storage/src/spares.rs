@@ -1,0 +1,99 @@
+//! Segment files that no life needs: prepared ahead, so that beginning a segment never waits for zeros, or left over by
+//! released lives. The last two are reserves: one for control entries, so that a full disk can still be told to drop data,
+//! and one for rewriting. Decides when data is refused on a full disk.
+
+use std::collections::VecDeque;
+use tiderace_base::position::Lsn;
+use tiderace_base::time::Mono;
+
+/// Spares that data may not take: one for control entries, one for rewriting.
+pub(crate) const RESERVED_FROM_DATA: usize = 2;
+/// Spares that control entries may not take.
+pub(crate) const RESERVED_FROM_CONTROL: usize = 1;
+/// Spares wanted: the reserves and one ahead.
+const WANTED: usize = RESERVED_FROM_DATA + 1;
+/// How long to wait before a preparation that failed is tried again.
+pub(crate) const RETRY_AFTER_NS: u64 = 1_000_000_000;
+
+/// A released life's file on its way to being a spare.
+#[derive(Debug)]
+pub(crate) struct Releasing {
+    pub(crate) file: u32,
+    /// The journal's end when it was released: what made it dead must be durable first. J-15
+    pub(crate) lsn: Lsn,
+    /// The superblock that lists it as free, once asked for.
+    pub(crate) version: Option<u64>,
+    /// Recovery cut it short: it is removed instead.
+    pub(crate) is_short: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    pub(crate) ready: VecDeque<u32>,
+    pub(crate) releasing: Vec<Releasing>,
+    preparing: bool,
+    next_file: u32,
+    /// The last preparation failed.
+    full: bool,
+    retry_at: Option<Mono>,
+}
+
+impl Spares {
+    pub(crate) fn new(ready: impl IntoIterator<Item = u32>, next_file: u32) -> Self {
+        Self {
+            ready: ready.into_iter().collect(),
+            next_file,
+            ..Self::default()
+        }
+    }
+
+    /// A spare, if more than `reserved` are there.
+    pub(crate) fn take(&mut self, reserved: usize) -> Option<u32> {
+        if self.ready.len() <= reserved {
+            return None;
+        }
+        self.ready.pop_front()
+    }
+
+    /// The file to prepare now, if one is wanted and none is under way.
+    pub(crate) fn start(&mut self, now: Mono) -> Option<u32> {
+        let coming = self.releasing.iter().filter(|it| !it.is_short).count();
+        if self.preparing
+            || self.ready.len() + coming >= WANTED
+            || self.retry_at.is_some_and(|at| now < at)
+        {
+            return None;
+        }
+        self.preparing = true;
+        self.retry_at = None;
+        let file = self.next_file;
+        self.next_file += 1;
+        Some(file)
+    }
+
+    pub(crate) fn prepared(&mut self, file: u32) {
+        self.preparing = false;
+        self.full = false;
+        self.ready.push_back(file);
+    }
+
+    pub(crate) fn failed(&mut self, now: Mono) {
+        self.preparing = false;
+        self.full = true;
+        self.retry_at = Some(now.after_ns(RETRY_AFTER_NS));
+    }
+
+    /// Whether data is refused: only the reserves are left, and no more can be had.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.full && self.ready.len() <= RESERVED_FROM_DATA
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub(crate) fn retry_at(&self) -> Option<Mono> {
+        self.retry_at
+    }
+}

@@ -1,0 +1,105 @@
+//! Group commit: when the open chunk goes to the disk, and what is durable when writes complete in any order. Knows sizes
+//! and places, not bytes.
+
+use std::collections::VecDeque;
+use tiderace_base::limits::KIB;
+use tiderace_base::operation::OpId;
+use tiderace_base::position::Lsn;
+
+/// What each write in flight adds to the size from which another is worth its own trip to the disk. A write of this size
+/// spends about as long on its bytes as on the trip.
+const WORTH_BYTES_EACH: usize = 64 * KIB;
+
+/// Whether an open chunk of `open_bytes` goes now, with `inflight` writes on their way.
+///
+/// An idle disk gets whatever there is: one producer alone waits for nobody. Behind writes in flight the chunk keeps
+/// filling, because everyone in it then shares one trip; the more there is in flight, the more it has to hold to go
+/// before one of them is back. A chunk that is full does not ask here: it goes as soon as the bound allows.
+pub(crate) fn may_go(open_bytes: usize, inflight: usize, inflight_max: usize) -> bool {
+    inflight < inflight_max && open_bytes >= inflight * WORTH_BYTES_EACH
+}
+
+#[derive(Debug)]
+struct Flight {
+    op: OpId,
+    end: Lsn,
+    done: bool,
+}
+
+/// Writes in flight, in the journal's order.
+#[derive(Debug)]
+pub(crate) struct Inflight {
+    flights: VecDeque<Flight>,
+    durable: Lsn,
+}
+
+impl Inflight {
+    pub(crate) fn new(durable: Lsn) -> Self {
+        Self {
+            flights: VecDeque::new(),
+            durable,
+        }
+    }
+
+    pub(crate) fn submitted(&mut self, op: OpId, end: Lsn) {
+        assert!(
+            self.flights.back().map_or(self.durable, |last| last.end) < end,
+            "chunks are submitted in order"
+        );
+        self.flights.push_back(Flight {
+            op,
+            end,
+            done: false,
+        });
+    }
+
+    /// A write is on the disk. True when that moves the journal's durable end: everything before it is there too. J-5
+    pub(crate) fn completed(&mut self, op: OpId) -> bool {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.op == op) {
+            flight.done = true;
+        }
+        let before = self.durable;
+        while let Some(flight) = self.flights.front().filter(|flight| flight.done) {
+            self.durable = flight.end;
+            self.flights.pop_front();
+        }
+        self.durable > before
+    }
+
+    /// Everything below is on the disk.
+    pub(crate) fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.flights.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // J-5
+    #[test]
+    fn nothing_is_durable_before_what_precedes_it() {
+        let mut inflight = Inflight::new(Lsn::ZERO);
+        for n in 1..=3 {
+            inflight.submitted(OpId::new(n), Lsn::new(n * 4096));
+        }
+        assert!(!inflight.completed(OpId::new(3)));
+        assert!(!inflight.completed(OpId::new(2)));
+        assert_eq!(inflight.durable(), Lsn::ZERO);
+        assert!(inflight.completed(OpId::new(1)));
+        assert_eq!(inflight.durable(), Lsn::new(3 * 4096));
+    }
+
+    #[test]
+    fn an_idle_disk_gets_anything_and_a_busy_one_only_what_is_worth_it() {
+        assert!(may_go(1, 0, 4));
+        assert!(!may_go(4096, 1, 4));
+        assert!(may_go(64 * KIB, 1, 4));
+        assert!(!may_go(64 * KIB, 2, 4));
+        assert!(!may_go(usize::MAX, 4, 4));
+    }
+}
