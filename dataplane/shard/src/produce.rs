@@ -273,7 +273,6 @@ impl Shard {
                 Ok(Some(Accepted {
                     partition: index,
                     key: header.key(),
-                    key: header.key(),
                     place,
                     epoch: placed_epoch,
                     next: partition.durable.end,
