@@ -56,7 +56,10 @@ pub fn golden(name: &str, now: &[u8]) -> Vec<u8> {
         fs::write(&file, to_hex(now)).expect("a golden file can be written");
     }
     let text = fs::read_to_string(&file).unwrap_or_else(|error| {
-        panic!("{}: {error}; write it with TIDERACE_BLESS=1 and commit it", file.display())
+        panic!(
+            "{}: {error}; write it with TIDERACE_BLESS=1 and commit it",
+            file.display()
+        )
     });
     from_hex(&text)
 }

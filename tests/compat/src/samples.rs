@@ -9,7 +9,9 @@ use tiderace_base::ids::{
     BootId, DiskId, MessageId, NodeId, PartitionIndex, PartitionKey, ProducerId, ShardId, SlotId,
     StreamId, SubscriptionId, TenantId, ZoneId,
 };
-use tiderace_base::position::{CatalogueVersion, Epoch, Offset, ProducerEpoch, ProducerSeq, SlotSeq};
+use tiderace_base::position::{
+    CatalogueVersion, Epoch, Offset, ProducerEpoch, ProducerSeq, SlotSeq,
+};
 use tiderace_wire::batch::{Attributes, BatchHeader, Placement, ProducerPart};
 use tiderace_wire::body::{self, HAS_KEY, Header, Record, TOMBSTONE};
 use tiderace_wire::entry::{
@@ -89,7 +91,10 @@ pub fn one_record() -> Vec<Record> {
 #[must_use]
 pub fn producer_header(body: &[u8], record_count: u32) -> BatchHeader {
     BatchHeader::producer(ProducerPart {
-        attributes: Attributes::NONE.with_idempotent().with_traced().with_priority(),
+        attributes: Attributes::NONE
+            .with_idempotent()
+            .with_traced()
+            .with_priority(),
         key: KEY,
         record_count,
         body_bytes: body.len() as u32,
@@ -144,9 +149,10 @@ pub fn entries() -> Vec<(EntryKind, Vec<u8>)> {
         .filter_map(|kind| Some((*kind, entry_body(*kind)?)))
         .map(|(kind, body)| {
             let key = match kind {
-                EntryKind::EpochStart | EntryKind::Truncate | EntryKind::Seal | EntryKind::Catalogue => {
-                    NO_PARTITION
-                }
+                EntryKind::EpochStart
+                | EntryKind::Truncate
+                | EntryKind::Seal
+                | EntryKind::Catalogue => NO_PARTITION,
                 _ => KEY,
             };
             let mut header = encode_entry(kind, key, &body);
@@ -609,7 +615,8 @@ pub fn encode(control: &Control<'_>, message_id: MessageId, batches: &[u8]) -> V
     let out = &mut BytesMut::new();
     match control {
         Control::Produce(produce) => {
-            let flags = BatchHeader::parse(batches).map_or(Flags::NONE, |header| Flags::of(header.attributes()));
+            let flags = BatchHeader::parse(batches)
+                .map_or(Flags::NONE, |header| Flags::of(header.attributes()));
             produce.encode(out, message_id, flags, batches.len());
         }
         Control::Deliver(frame) => frame.encode(out, message_id, Flags::NONE, batches.len()),

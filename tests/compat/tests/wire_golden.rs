@@ -2,8 +2,8 @@
 //! back as the same value.
 
 use bytes::Bytes;
-use compat::samples;
 use compat::golden;
+use compat::samples;
 use tiderace_wire::assembly::{Assembler, Receiver};
 use tiderace_wire::batch::{BatchHeader, walk};
 use tiderace_wire::body;
@@ -52,7 +52,11 @@ fn every_kind_of_entry_has_golden_bytes() {
         assert_eq!(header.check_body(body), Ok(()));
         assert_eq!(header.entry_kind(), Ok(kind));
         assert!(kind.body_bytes().is_none_or(|bytes| bytes == body.len()));
-        assert_eq!(again(kind, body), body, "{kind:?}: the decoder reads something else");
+        assert_eq!(
+            again(kind, body),
+            body,
+            "{kind:?}: the decoder reads something else"
+        );
     }
     kinds.sort();
     assert_eq!(kinds, EntryKind::ALL, "every kind has a sample");
@@ -62,15 +66,42 @@ fn again(kind: EntryKind, body: &[u8]) -> Vec<u8> {
     const WHOLE: &str = "golden bytes are well formed";
     match kind {
         EntryKind::Data | EntryKind::Catalogue => body.to_vec(),
-        EntryKind::EpochStart => entry::EpochStart::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::StartOffset => entry::StartOffset::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::ProducerExpire => entry::ProducerExpire::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::GroupOffset => entry::GroupOffset::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::TaskTransition => entry::TaskTransition::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::Loss => entry::Loss::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::Truncate => entry::Truncate::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::Seal => entry::Seal::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
-        EntryKind::PartitionDrop => entry::PartitionDrop::from_bytes(body).expect(WHOLE).to_bytes().to_vec(),
+        EntryKind::EpochStart => entry::EpochStart::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::StartOffset => entry::StartOffset::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::ProducerExpire => entry::ProducerExpire::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::GroupOffset => entry::GroupOffset::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::TaskTransition => entry::TaskTransition::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::Loss => entry::Loss::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::Truncate => entry::Truncate::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::Seal => entry::Seal::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
+        EntryKind::PartitionDrop => entry::PartitionDrop::from_bytes(body)
+            .expect(WHOLE)
+            .to_bytes()
+            .to_vec(),
     }
 }
 
@@ -78,22 +109,35 @@ fn again(kind: EntryKind, body: &[u8]) -> Vec<u8> {
 fn batch_headers_have_golden_bytes() {
     let body = body::encode(&samples::records());
     let mut header = samples::producer_header(&body, 3);
-    assert_eq!(golden("batch-header-from-producer", header.bytes()), header.bytes());
+    assert_eq!(
+        golden("batch-header-from-producer", header.bytes()),
+        header.bytes()
+    );
     assert_eq!(header.check_door(body.len()), Ok(()));
     header.place(samples::placement(EntryKind::Data));
-    assert_eq!(golden("batch-header-placed", header.bytes()), header.bytes());
+    assert_eq!(
+        golden("batch-header-placed", header.bytes()),
+        header.bytes()
+    );
     assert_eq!(header.check_placement(), Ok(()));
     assert_eq!(header.slot(), samples::placement(EntryKind::Data).slot);
-    assert_eq!(header.base_offset(), samples::placement(EntryKind::Data).base_offset);
+    assert_eq!(
+        header.base_offset(),
+        samples::placement(EntryKind::Data).base_offset
+    );
 }
 
 #[test]
 fn bodies_have_golden_bytes() {
-    for (name, records) in [("body-records", samples::records()), ("body-one-record", samples::one_record())] {
+    for (name, records) in [
+        ("body-records", samples::records()),
+        ("body-one-record", samples::one_record()),
+    ] {
         let bytes = body::encode(&records);
         let golden = golden(name, &bytes);
         assert_eq!(golden, bytes, "{name}: the encoder writes other bytes");
-        let archive = body::validate(&golden, records.len() as u32).expect("golden bytes are well formed");
+        let archive =
+            body::validate(&golden, records.len() as u32).expect("golden bytes are well formed");
         for (archived, record) in archive.records().iter().zip(&records) {
             assert_eq!(archived.key().unwrap_or_default(), record.key);
             assert_eq!(archived.value().unwrap_or_default(), record.value);
@@ -111,7 +155,10 @@ fn bodies_have_golden_bytes() {
 
 #[test]
 fn entries_back_to_back_are_walked_one_by_one() {
-    let bytes: Vec<u8> = samples::entries().into_iter().flat_map(|(_, bytes)| bytes).collect();
+    let bytes: Vec<u8> = samples::entries()
+        .into_iter()
+        .flat_map(|(_, bytes)| bytes)
+        .collect();
     let mut at = 0;
     for (walked, (kind, entry)) in walk(&bytes).zip(samples::entries()) {
         let (header, range) = walked.expect("whole entries");
@@ -120,5 +167,9 @@ fn entries_back_to_back_are_walked_one_by_one() {
         at = range.end;
     }
     assert_eq!(at, bytes.len());
-    assert!(walk(&bytes[..bytes.len() - 1]).last().is_some_and(|last| last.is_err()));
+    assert!(
+        walk(&bytes[..bytes.len() - 1])
+            .last()
+            .is_some_and(|last| last.is_err())
+    );
 }

@@ -1,0 +1,185 @@
+//! Assembly: however the network cuts a stream of frames, the same frames come out, and what may not come is refused
+//! before it is awaited.
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use tiderace_base::ids::MessageId;
+use tiderace_base::limits::{FIRST_FRAME_BYTES_MAX, RECEIVE_BUFFERS_HELD_MAX};
+use tiderace_base::position::Epoch;
+use tiderace_wire::assembly::{Assembler, Frame, Receiver};
+use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::{Hello, Ping, Produce, StreamList};
+use tiderace_wire::link::{Direction, Flags, Kind, LinkHeader};
+
+/// Frames as a client sends them: with and without batches, small and large.
+fn stream(sizes: &[usize]) -> (Vec<u8>, Vec<(Kind, Vec<u8>)>) {
+    let mut out = BytesMut::new();
+    let mut expected = Vec::new();
+    for (index, size) in sizes.iter().enumerate() {
+        let id = MessageId::new(index as u64 + 1);
+        if *size < 129 {
+            Ping {
+                nonce: *size as u64,
+            }
+            .encode(&mut out, id);
+            expected.push((Kind::Ping, Vec::new()));
+        } else {
+            let produce = Produce {
+                epoch: Epoch::new(index as u32),
+                produce_slot: 0,
+            };
+            produce.encode(&mut out, id, Flags::NONE, *size);
+            let batch: Vec<u8> = (0..*size).map(|at| (at * 7 + index) as u8).collect();
+            out.extend_from_slice(&batch);
+            expected.push((Kind::Produce, batch));
+        }
+    }
+    (out.to_vec(), expected)
+}
+
+fn drain(assembler: &mut Assembler, out: &mut Vec<Frame>) -> Result<(), ErrorCode> {
+    while let Some(frame) = assembler.next_frame()? {
+        out.push(frame);
+    }
+    Ok(())
+}
+
+fn open() -> Assembler {
+    let mut assembler = Assembler::new(Receiver::Node);
+    assembler.open();
+    assembler
+}
+
+proptest! {
+    // P-32
+    #[test]
+    fn any_cut_gives_the_same_frames(
+        sizes in prop::collection::vec(prop_oneof![0_usize..129, 129_usize..600, 60_000..200_000_usize], 1..12),
+        cuts in prop::collection::vec(prop_oneof![Just(1_usize), 1..64_usize, 1000..20_000_usize], 1..50),
+    ) {
+        let (bytes, expected) = stream(&sizes);
+        let mut assembler = open();
+        let mut frames = Vec::new();
+        let mut rest = Bytes::from(bytes);
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            assembler.push(rest.split_to((*cut).min(rest.len())));
+            prop_assert_eq!(drain(&mut assembler, &mut frames), Ok(()));
+            prop_assert!(assembler.held_pieces() <= RECEIVE_BUFFERS_HELD_MAX);
+        }
+        prop_assert!(!assembler.is_midway());
+        let frames: Vec<_> = frames.into_iter().enumerate().map(|(index, frame)| {
+            assert_eq!(frame.header.message_id().get(), index as u64 + 1);
+            (frame.header.kind(), frame.batch.into_contiguous().to_vec())
+        }).collect();
+        prop_assert_eq!(frames, expected);
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_gives_the_same_frames() {
+    let (bytes, expected) = stream(&[0, 129, 5000, 3]);
+    let mut assembler = open();
+    let mut frames = Vec::new();
+    for byte in bytes {
+        assembler.push(Bytes::from(vec![byte]));
+        drain(&mut assembler, &mut frames).expect("well formed");
+    }
+    assert_eq!(frames.len(), expected.len());
+    for (frame, (kind, batch)) in frames.into_iter().zip(expected) {
+        assert_eq!(
+            (frame.header.kind(), frame.batch.into_contiguous().to_vec()),
+            (kind, batch)
+        );
+    }
+}
+
+// P-30
+#[test]
+fn a_kind_of_the_wrong_direction_is_refused_at_its_header() {
+    for (receiver, wrong) in [
+        (Receiver::Node, [Direction::ToClient, Direction::Zone]),
+        (Receiver::Client, [Direction::ToNode, Direction::Zone]),
+    ] {
+        for kind in Kind::ALL {
+            let control = vec![0; kind.control_bounds().0];
+            let header = LinkHeader::new(
+                *kind,
+                Flags::NONE,
+                MessageId::new(1),
+                &control,
+                kind.batch_bounds().0,
+            );
+            let mut assembler = Assembler::new(receiver);
+            assembler.open();
+            assembler.push(Bytes::copy_from_slice(header.bytes()));
+            let expected = if wrong.contains(&kind.direction()) {
+                Err(ErrorCode::BadKind)
+            } else {
+                Ok(None)
+            };
+            assert_eq!(assembler.next_frame(), expected, "{kind:?}");
+        }
+    }
+}
+
+// P-31
+#[test]
+fn before_the_handshake_only_a_small_frame_is_awaited() {
+    let refused = |kind: Kind, control_len: usize, batch_len: usize| {
+        let control = vec![0; control_len];
+        let header = LinkHeader::new(kind, Flags::NONE, MessageId::new(1), &control, batch_len);
+        let mut assembler = Assembler::new(Receiver::Node);
+        assembler.push(Bytes::copy_from_slice(header.bytes()));
+        assembler.next_frame()
+    };
+    assert_eq!(
+        refused(Kind::Produce, 8, FIRST_FRAME_BYTES_MAX),
+        Err(ErrorCode::NotReady)
+    );
+    assert_eq!(refused(Kind::Hello, 90, 0), Ok(None));
+    assert!(32 + Kind::Hello.control_bounds().1 <= FIRST_FRAME_BYTES_MAX);
+}
+
+#[test]
+fn a_failed_assembler_says_so_for_ever() {
+    let mut assembler = open();
+    assembler.push(Bytes::from_static(
+        b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    ));
+    assert_eq!(assembler.next_frame(), Err(ErrorCode::BadMagic));
+    let (bytes, _) = stream(&[0]);
+    assembler.push(Bytes::from(bytes));
+    assert_eq!(assembler.next_frame(), Err(ErrorCode::BadMagic));
+}
+
+#[test]
+fn a_control_section_across_pieces_is_joined() {
+    let mut out = BytesMut::new();
+    let list = StreamList {
+        limit: 9,
+        after: "shop/orders".into(),
+    };
+    list.encode(&mut out, MessageId::new(1));
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        features: 0,
+        client_id: 1,
+        name: "x".into(),
+    }
+    .encode(&mut out, MessageId::new(2));
+    let bytes = out.freeze();
+    for cut in 1..bytes.len() {
+        let mut assembler = open();
+        let mut frames = Vec::new();
+        for piece in [bytes.slice(..cut), bytes.slice(cut..)] {
+            assembler.push(piece);
+            drain(&mut assembler, &mut frames).expect("well formed");
+        }
+        assert_eq!(frames.len(), 2, "cut at {cut}");
+        assert_eq!(StreamList::decode(&frames[0].control), Ok(list.clone()));
+    }
+}
