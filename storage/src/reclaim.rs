@@ -1,5 +1,5 @@
 //! Releases segments whose data nobody may ask for any more. A segment goes when every partition in it starts behind its
-//! data there, both checkpoints cover it, and nothing reads it; its file is used again only when that is durable, so that
+//! data there, both checkpoints cover it and more, and nothing reads it; its file is used again only when that is durable, so that
 //! no crash brings a row back whose bytes are gone. J-14, J-15
 
 use crate::footers::View;
@@ -65,7 +65,7 @@ impl Journal {
         let is_needed = sealed
             .witness
             .is_some_and(|(key, end)| starts.start_of(key).is_some_and(|start| start < end));
-        sealed.row.end <= covered
+        sealed.row.end < covered
             && !self.reads.is_using(seq)
             && !is_needed
             && !self.footers.is_busy(seq)

@@ -98,14 +98,9 @@ impl Journal {
                 Step::Run(run) => return Found::Run(Box::new(run)),
                 Step::Behind => return Self::nothing(job, ReadError::AtEnd),
                 Step::Before => {
-                    if let Some((later, first, _)) = job.search.later {
-                        // Between two segments nothing is left: go on behind.
-                        job.search = Search {
-                            at: Some(later),
-                            skip: first,
-                            place_tried: true,
-                            later: None,
-                        };
+                    if let Some((_, first, _)) = job.search.later {
+                        // What lay between two segments was released.
+                        return Self::nothing(job, ReadError::BelowStart(first));
                     } else if job.search.place_tried || seq == self.active.seq {
                         return Self::nothing(job, ReadError::AtEnd);
                     } else {

@@ -29,7 +29,8 @@ pub(crate) struct Chain {
     pub(crate) adopted: bool,
 }
 
-/// Finds the segments from the one that holds `covers` on.
+/// Finds the segments from the one that holds the byte before `covers` on: it may have been open when the checkpoint was
+/// captured, and then no row tells of it. J-14 keeps it until the checkpoints cover more.
 pub(crate) fn find<D: Disk>(
     disk: &mut D,
     window: &mut Window,
@@ -48,7 +49,7 @@ pub(crate) fn find<D: Disk>(
     while let Some(before) = links[links.len() - 1]
         .header
         .before
-        .filter(|_| links[links.len() - 1].header.start_lsn > covers)
+        .filter(|_| links[links.len() - 1].header.start_lsn >= covers)
     {
         let header = read_header(disk, directory, superblock, before.file)?
             .filter(|header| header.seq == before.seq && header.salt == before.salt)

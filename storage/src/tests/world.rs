@@ -610,7 +610,8 @@ impl World {
             Err(ReadError::BelowStart(first)) => {
                 assert!(
                     asked.from < start && first.get() <= start,
-                    "seed {seed}: it is kept"
+                    "seed {seed}: {} is kept, from {start}; got {first}",
+                    asked.from
                 );
             }
             Err(error) => panic!("seed {seed}: {error}"),
