@@ -287,3 +287,103 @@ impl ChunkHeader {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(life: Life, lsn: Lsn) -> Vec<u8> {
+        let mut chunk = vec![0; 2 * BLOCK_BYTES];
+        chunk[512..700].fill(7);
+        let slots = [SlotRow {
+            slot: SlotId::new(3),
+            epoch: Epoch::new(2),
+            last_seq: SlotSeq::new(9),
+        }];
+        let seal_of = Seal {
+            life,
+            lsn,
+            durable_lsn: lsn,
+            entries_at: 512,
+            entry_bytes: 4000,
+            entry_count: 1,
+            prev_crc: 5,
+            closing: false,
+            wall: Wall::from_us(1),
+            boot: BootId::new(1),
+        };
+        let (_, complete) = seal(&mut chunk, &seal_of, &slots, &[]);
+        assert!(complete);
+        chunk
+    }
+
+    const LIFE: Life = Life {
+        journal: JournalId::new(1),
+        salt: 2,
+    };
+
+    // J-4: the bytes of an earlier life, of another journal, or moved to another place are no chunk here.
+    #[test]
+    fn a_chunk_parses_in_its_own_life_only() {
+        let chunk = sealed(LIFE, Lsn::new(4096));
+        let header = decode_first(&chunk, LIFE).expect("it is whole");
+        assert_eq!(header.lsn, Lsn::new(4096));
+        assert!(header.rest_matches(&chunk));
+        let rows: Vec<SlotRow> = header.slots(&chunk).collect();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].last_seq, SlotSeq::new(9));
+        for other in [
+            Life { salt: 3, ..LIFE },
+            Life {
+                journal: JournalId::new(2),
+                ..LIFE
+            },
+        ] {
+            assert_eq!(decode_first(&chunk, other), None);
+        }
+        assert_eq!(decode_first(&chunk[1..], LIFE), None);
+        assert_eq!(decode_first(&chunk[..100], LIFE), None);
+    }
+
+    // J-4
+    #[test]
+    fn a_changed_byte_shows_in_the_first_block_or_in_the_rest() {
+        let mut chunk = sealed(LIFE, Lsn::ZERO);
+        for at in 0..chunk.len() {
+            chunk[at] ^= 1;
+            let seen = decode_first(&chunk, LIFE).is_none_or(|header| !header.rest_matches(&chunk));
+            assert!(seen, "byte {at}");
+            chunk[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_said_to_be_missing() {
+        let rows: Vec<PartitionRow> = (0..40)
+            .map(|n| PartitionRow {
+                key: PartitionKey {
+                    stream: tiderace_base::ids::StreamId::new(n),
+                    partition: tiderace_base::ids::PartitionIndex::new(0),
+                },
+                end_offset: Offset::new(n),
+            })
+            .collect();
+        let mut chunk = vec![0; BLOCK_BYTES];
+        let seal_of = Seal {
+            life: LIFE,
+            lsn: Lsn::ZERO,
+            durable_lsn: Lsn::ZERO,
+            entries_at: 512,
+            entry_bytes: 0,
+            entry_count: 0,
+            prev_crc: 0,
+            closing: true,
+            wall: Wall::from_us(1),
+            boot: BootId::new(1),
+        };
+        let (_, complete) = seal(&mut chunk, &seal_of, &[], &rows);
+        assert!(!complete);
+        let header = decode_first(&chunk, LIFE).expect("it is whole");
+        assert!(!header.directory_complete && header.closing);
+    }
+}

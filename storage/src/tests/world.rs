@@ -159,12 +159,8 @@ pub(super) struct World {
     pub(super) fail_write: Option<DiskError>,
     slot_seq: u64,
     pub(super) settings: Settings,
-}
-
-impl Starts for World {
-    fn start_of(&self, key: PartitionKey) -> Option<Offset> {
-        Some(self.starts.get(&key).copied().unwrap_or(Offset::ZERO))
-    }
+    pub(super) damage_is_expected: bool,
+    pub(super) damaged: Vec<(JournalFile, u64)>,
 }
 
 struct StartsOnly<'a>(&'a BTreeMap<PartitionKey, Offset>);
@@ -215,6 +211,8 @@ impl World {
             fail_write: None,
             slot_seq: 0,
             settings: small(seed),
+            damage_is_expected: false,
+            damaged: Vec::new(),
         }
     }
 
@@ -613,6 +611,9 @@ impl World {
                     "seed {seed}: {} is kept, from {start}; got {first}",
                     asked.from
                 );
+            }
+            Err(ReadError::Damaged { file, at, .. }) if self.damage_is_expected => {
+                self.damaged.push((file, at));
             }
             Err(error) => panic!("seed {seed}: {error}"),
         }
