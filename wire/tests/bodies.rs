@@ -259,7 +259,7 @@ fn a_full_builder_takes_nothing_more_and_stays_as_it_was() {
         "too far apart in time"
     );
     assert_eq!(
-        builder.push(Some(&[0; KEY_BYTES_MAX + 1]), None, &[], 0),
+        builder.push(Some(&vec![0; KEY_BYTES_MAX + 1]), None, &[], 0),
         Err(PushError::KeyTooLong)
     );
     assert_eq!(builder.body_bytes(), before);
