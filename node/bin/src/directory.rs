@@ -1,0 +1,256 @@
+//! The data directory: one lock for the node, a `layout` file that fixes at the first start what can never change, and one
+//! folder per journal. Opens everything or nothing, and turns each way it can fail into a sentence with what to do.
+//!
+//! `layout` is durable before the first journal's folder exists, so a first start that is cut off anywhere is repeated by
+//! the next one.
+
+use crate::exit::{Exit, Failure};
+use crate::units;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use tiderace_io::{DirectoryError, JournalDirectory};
+
+/// The newest layout that this program knows.
+const VERSION: i64 = 1;
+const LAYOUT: &str = "layout";
+const CONTROL: &str = "control";
+
+/// What the first start fixes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Layout {
+    pub(crate) shards: u16,
+    pub(crate) segment_bytes: u64,
+}
+
+/// What the configuration asks for; `None` takes what is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
+    pub(crate) shards: Option<u16>,
+    pub(crate) segment_bytes: Option<u64>,
+    /// Taken at a first start when nothing is asked for.
+    pub(crate) otherwise: Layout,
+}
+
+/// A locked data directory with all its journals open.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    pub(crate) layout: Layout,
+    pub(crate) is_new: bool,
+    pub(crate) control: JournalDirectory,
+    pub(crate) shards: Vec<JournalDirectory>,
+    /// Held until the process ends.
+    _root: JournalDirectory,
+}
+
+impl DataDirectory {
+    /// Locks the directory, durably making it where it is absent, and opens its journals.
+    pub(crate) fn open(path: &Path, asked: Asked) -> Result<Self, Failure> {
+        let root = JournalDirectory::open(path, false).map_err(|error| refused(path, &error))?;
+        let found = read_layout(path)?;
+        let layout = agree(path, found, asked)?;
+        let is_new = found.is_none();
+        if is_new {
+            write_layout(path, layout).map_err(|error| unusable(path, &error))?;
+        }
+        let journal = |name: &str| {
+            let folder = path.join(name);
+            JournalDirectory::open(&folder, true).map_err(|error| refused(&folder, &error))
+        };
+        let control = journal(CONTROL)?;
+        let shards = (0..layout.shards)
+            .map(|shard| journal(&shard_folder(shard)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            layout,
+            is_new,
+            control,
+            shards,
+            _root: root,
+        })
+    }
+}
+
+/// The folder of a shard's journal.
+pub(crate) fn shard_folder(shard: u16) -> String {
+    format!("shard-{shard:04}")
+}
+
+fn refused(path: &Path, error: &DirectoryError) -> Failure {
+    match error {
+        DirectoryError::InUse(_) => {
+            Failure::new(Exit::DirectoryInUse, format!("the data directory {} is in use by another process", path.display()))
+                .hint("stop that process (`fuser -v` on its file `lock` names it), or give this one another data_dir")
+        }
+        DirectoryError::NotWritable(_, error) | DirectoryError::Unusable(_, error) => unusable(path, error),
+    }
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    if error.kind() == ErrorKind::StorageFull {
+        return Failure::new(
+            Exit::NoSpace,
+            format!("no space is left for the data directory {}", path.display()),
+        )
+        .hint("free some space; nothing that is kept was touched");
+    }
+    let what = format!(
+        "the data directory {} cannot be used: {error}",
+        path.display()
+    );
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "give it to the user that runs tiderace (chown), or choose another data_dir"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "its file system is mounted read-only: look at the kernel's log before mounting it again"
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "something that is no directory has that name: choose another data_dir"
+        }
+        _ => "check its path, owner, mode and mount",
+    };
+    Failure::new(Exit::DirectoryUnusable, what).hint(hint)
+}
+
+fn damaged(path: &Path, what: &str) -> Failure {
+    Failure::new(Exit::DirectoryDamaged, format!("the data directory {} is damaged: {what}", path.display()))
+        .hint("nothing was changed; copy the directory away, then bring the missing file back from a backup")
+}
+
+/// What the first start wrote; `None` when there was none.
+fn read_layout(path: &Path) -> Result<Option<Layout>, Failure> {
+    let text = match fs::read_to_string(path.join(LAYOUT)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let journal = first_journal(path).map_err(|error| unusable(path, &error))?;
+            return match journal {
+                None => Ok(None),
+                Some(name) => Err(damaged(
+                    path,
+                    &format!("it holds the journal {name} and no file `{LAYOUT}`"),
+                )),
+            };
+        }
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            return Err(damaged(path, "its file `layout` is no text"));
+        }
+        Err(error) => return Err(unusable(path, &error)),
+    };
+    let broken = |what: &str| damaged(path, &format!("its file `{LAYOUT}` {what}"));
+    let table: toml::Table = text
+        .parse()
+        .map_err(|_| broken("is not what a start wrote"))?;
+    let version = table
+        .get("version")
+        .and_then(toml::Value::as_integer)
+        .ok_or_else(|| broken("names no version"))?;
+    if version > VERSION {
+        let what = format!(
+            "the data directory {} has layout version {version}; this program knows {VERSION}",
+            path.display()
+        );
+        return Err(Failure::new(Exit::DirectoryNewer, what)
+            .hint("run the version that wrote it, or a newer one"));
+    }
+    let shards = table
+        .get("shards")
+        .and_then(toml::Value::as_integer)
+        .and_then(|count| u16::try_from(count).ok());
+    let segment = table
+        .get("segment")
+        .and_then(toml::Value::as_str)
+        .and_then(|text| units::bytes(text).ok());
+    match (version, shards, segment) {
+        (VERSION, Some(shards), Some(segment_bytes)) if shards > 0 => Ok(Some(Layout {
+            shards,
+            segment_bytes,
+        })),
+        _ => Err(broken("is not what a start wrote")),
+    }
+}
+
+fn first_journal(path: &Path) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name == CONTROL || name.starts_with("shard-") {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// What holds: the directory's own layout, which nobody can change, or what is asked for at a first start.
+fn agree(path: &Path, found: Option<Layout>, asked: Asked) -> Result<Layout, Failure> {
+    let Some(found) = found else {
+        return Ok(Layout {
+            shards: asked.shards.unwrap_or(asked.otherwise.shards),
+            segment_bytes: asked.segment_bytes.unwrap_or(asked.otherwise.segment_bytes),
+        });
+    };
+    let differs = |what: String| {
+        Failure::new(Exit::DirectoryDiffers, format!("the data directory {} was made with {what}", path.display()))
+            .hint("both are fixed at the first start: remove that key from the configuration, or use another directory")
+    };
+    match (asked.shards, asked.segment_bytes) {
+        (Some(shards), _) if shards != found.shards => Err(differs(format!(
+            "{} shards, and {shards} are asked for",
+            found.shards
+        ))),
+        (_, Some(bytes)) if bytes != found.segment_bytes => {
+            let (there, asked) = (
+                units::show_bytes(found.segment_bytes),
+                units::show_bytes(bytes),
+            );
+            Err(differs(format!(
+                "segments of {there}, and {asked} is asked for"
+            )))
+        }
+        _ => Ok(found),
+    }
+}
+
+fn write_layout(path: &Path, layout: Layout) -> io::Result<()> {
+    let draft = path.join("layout.draft");
+    let mut file = File::create(&draft)?;
+    write!(
+        file,
+        "# Written at the first start. Never edit it: the journals beside it depend on it.\n\
+         version = {VERSION}\nshards = {}\nsegment = \"{}\"\n",
+        layout.shards,
+        units::show_bytes(layout.segment_bytes)
+    )?;
+    file.sync_all()?;
+    fs::rename(&draft, path.join(LAYOUT))?;
+    File::open(path)?.sync_all()
+}
+
+/// The kind of file system that a path lies on, such as `ext4`; `None` when the kernel does not say.
+pub(crate) fn file_system(path: &Path) -> Option<String> {
+    let path = fs::canonicalize(path).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mount_of(&mounts, &path)
+}
+
+fn mount_of(mounts: &str, path: &Path) -> Option<String> {
+    let mut best: Option<(usize, &str)> = None;
+    for line in mounts.lines() {
+        // The mount point is the fifth field; the kind follows a lone dash.
+        let (mount, source) = line.split_once(" - ")?;
+        let point = PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " "));
+        let depth = point.components().count();
+        // Of two mounts on one point the later hides the earlier.
+        if path.starts_with(&point) && best.is_none_or(|(deepest, _)| depth >= deepest) {
+            best = Some((depth, source.split(' ').next()?));
+        }
+    }
+    best.map(|(_, kind)| kind.to_owned())
+}
+
+/// Whether a file system of this kind forgets everything when the power goes.
+pub(crate) fn is_memory(kind: &str) -> bool {
+    matches!(kind, "tmpfs" | "ramfs")
+}
+
+#[cfg(test)]
+mod tests;

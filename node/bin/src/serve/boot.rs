@@ -1,0 +1,136 @@
+//! From the configuration to recovered machines: what `node` is told, and its refusals as sentences with exit codes.
+
+use super::memory_bytes_default;
+use crate::config::Config;
+use crate::directory::{DataDirectory, Layout};
+use crate::exit::{Exit, Failure};
+use crate::health::Counted;
+use crate::listen::Sockets;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tiderace_base::ids::BootId;
+use tiderace_io::{BlockingDisk, Clock, entropy};
+use tiderace_node::{BootError, Node, NodeConfig};
+
+/// What a node is told before it boots.
+#[derive(Debug)]
+pub(crate) struct NodeSettings {
+    config: NodeConfig,
+    data_dir: PathBuf,
+}
+
+impl NodeSettings {
+    /// The configuration, as far as the directory and the sockets leave it open.
+    pub(crate) fn of(config: &Config, directory: &DataDirectory, sockets: &Sockets) -> Self {
+        let Layout {
+            shards,
+            segment_bytes,
+        } = directory.layout;
+        let config_of_node = NodeConfig {
+            shards,
+            shared: sockets.shared,
+            shard_addrs: sockets.shard_addresses.clone(),
+            default_durability: config.durability,
+            segment_bytes,
+            memory_bytes: config
+                .memory_bytes
+                .unwrap_or_else(|| memory_bytes_default(shards)),
+            node_id: None,
+            small_chunks: false,
+        };
+        Self {
+            config: config_of_node,
+            data_dir: config.data_dir.clone(),
+        }
+    }
+
+    pub(crate) const fn shards(&self) -> u16 {
+        self.config.shards
+    }
+
+    /// Receive buffers of one shard, and the bytes of each.
+    pub(crate) fn receive_buffers(&self) -> (u16, usize) {
+        let memory = self.config.shard_memory();
+        (
+            u16::try_from(memory.receive_buffers).unwrap_or(u16::MAX),
+            memory.receive_buffer_bytes,
+        )
+    }
+
+    /// Checks what could not be checked before the number of shards was known.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.config.check().map_err(|error| {
+            Failure::new(Exit::Config, error.to_string())
+                .hint("`tiderace serve --print-config` shows what counts and where it comes from")
+        })
+    }
+}
+
+/// Recovered machines, and what they count.
+pub(crate) struct Machines {
+    pub(crate) node: Node,
+    pub(crate) counted: Vec<Counted>,
+}
+
+/// Recovers every journal, or makes it at a first start. Blocking.
+pub(crate) fn recover(
+    settings: &NodeSettings,
+    directory: &DataDirectory,
+) -> Result<Machines, Failure> {
+    let boot = BootId::new(entropy::random_u64());
+    let mut control = BlockingDisk::new(&directory.control);
+    let mut shards: Vec<BlockingDisk> = directory.shards.iter().map(BlockingDisk::new).collect();
+    let node = tiderace_node::boot(
+        &mut control,
+        &mut shards,
+        &settings.config,
+        boot,
+        entropy::random_u64(),
+        Clock::now(),
+    )
+    .map_err(|error| refused(&settings.data_dir, &error))?;
+    let mut counted = Vec::with_capacity(node.shards.len());
+    for (index, shard) in node.shards.iter().enumerate() {
+        let metrics = shard.metrics();
+        let serving = Arc::clone(&metrics);
+        counted.push(Counted {
+            family: "shard",
+            label: index.to_string(),
+            source: Box::new(move |take| {
+                metrics.each(|name, help, _, value| take(name, help, value))
+            }),
+            serves: Some(Box::new(move || serving.serving.get() == 1)),
+        });
+    }
+    Ok(Machines { node, counted })
+}
+
+/// A refusal as a sentence with its exit code. The sentence is `node`'s own and says what to do.
+fn refused(data_dir: &Path, error: &BootError) -> Failure {
+    let exit = match error {
+        BootError::Config(_) => Exit::Config,
+        BootError::Shard { .. } | BootError::Control(_) => exit_of(&format!("{error:?}")),
+    };
+    Failure::new(
+        exit,
+        format!(
+            "the node does not start from {}: {error}",
+            data_dir.display()
+        ),
+    )
+}
+
+/// The code of a journal's or the catalogue's refusal. Their types belong to rooms that the program may not name, so the
+/// variant's name is what tells them apart.
+fn exit_of(variant: &str) -> Exit {
+    [
+        ("NoSpace", Exit::NoSpace),
+        ("NewerVersion", Exit::DirectoryNewer),
+        ("SettingsMismatch", Exit::DirectoryDiffers),
+        ("ShardCount", Exit::DirectoryDiffers),
+        ("Disk {", Exit::DirectoryUnusable),
+    ]
+    .into_iter()
+    .find(|(name, _)| variant.contains(name))
+    .map_or(Exit::DirectoryDamaged, |(_, exit)| exit)
+}

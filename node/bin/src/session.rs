@@ -1,0 +1,225 @@
+//! What the client commands share: how they find the node, the runtime they run on, and every refusal of the SDK as a
+//! sentence with an exit code.
+
+use crate::cli::{SERVER_DEFAULT, SERVER_VARIABLE, Server};
+use crate::exit::{Exit, Failure};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tiderace_client::{Client, ConsumeError, Options, Refusal, RequestError, SendError};
+use tiderace_wire::error::ErrorCode;
+
+/// How long a command waits for a node before it says that there is none. A person waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a command's future on this thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failure::new(Exit::Failed, format!("no runtime can be made: {error}")))?;
+    runtime.block_on(future)
+}
+
+/// The addresses that a command was given: by flag, by environment, or the default.
+pub(crate) fn addresses(server: &Server) -> Result<Vec<SocketAddr>, Failure> {
+    if !server.server.is_empty() {
+        return Ok(server.server.clone());
+    }
+    let text = std::env::var(SERVER_VARIABLE).unwrap_or_else(|_| SERVER_DEFAULT.to_owned());
+    parse_addresses(&text)
+}
+
+fn parse_addresses(text: &str) -> Result<Vec<SocketAddr>, Failure> {
+    let parse = |part: &str| {
+        part.trim().parse().map_err(|_| {
+            Failure::new(
+                Exit::Usage,
+                format!("{SERVER_VARIABLE}: {part:?} is no address"),
+            )
+            .hint("write IP:PORT, several separated by commas, such as 127.0.0.1:7450")
+        })
+    };
+    text.split(',').map(parse).collect()
+}
+
+/// Connects to the node that a command means.
+pub(crate) async fn connect(server: &Server) -> Result<Client, Failure> {
+    connect_to(&addresses(server)?).await
+}
+
+/// Connects to one of these addresses.
+pub(crate) async fn connect_to(addresses: &[SocketAddr]) -> Result<Client, Failure> {
+    let options = Options {
+        name: "tiderace".to_owned(),
+        connect_timeout: PATIENCE,
+        request_timeout: PATIENCE,
+        ..Options::default()
+    };
+    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    Client::connect(addresses, options)
+        .await
+        .map_err(|error| match error {
+            RequestError::Unreachable => unreachable_at(&shown.join(", ")),
+            RequestError::Violation(_) => Failure::new(
+                Exit::Unreachable,
+                format!(
+                    "what answers at {} is no Tiderace node: {error}",
+                    shown.join(", ")
+                ),
+            )
+            .hint(
+                "take the address that the node's log calls `server`; the admin port speaks HTTP",
+            ),
+            other => request_failure("the node", &other),
+        })
+}
+
+fn unreachable_at(addresses: &str) -> Failure {
+    Failure::new(Exit::Unreachable, format!("no node answers at {addresses}")).hint(format!(
+        "start one with `tiderace dev`, or give its address with --server or {SERVER_VARIABLE}"
+    ))
+}
+
+/// Why a request about `what` failed.
+pub(crate) fn request_failure(what: &str, error: &RequestError) -> Failure {
+    match error {
+        RequestError::Unreachable => Failure::new(Exit::Unreachable, format!("{what}: {error}"))
+            .hint("is the node still running?"),
+        RequestError::Refused(refusal) => refusal_failure(what, refusal),
+        RequestError::Deadline => Failure::new(Exit::Unreachable, format!("{what}: {error}"))
+            .hint("look at the node's log and at /readyz, then ask again"),
+        RequestError::Closed | RequestError::Violation(_) | RequestError::TooMany => {
+            Failure::new(Exit::Failed, format!("{what}: {error}"))
+        }
+    }
+}
+
+fn refusal_failure(what: &str, refusal: &Refusal) -> Failure {
+    let code = refusal.code;
+    let said = format!(
+        "{what}: {} ({code:?}, error {})",
+        code.meaning().trim_end_matches('.'),
+        code.code()
+    );
+    match code {
+        ErrorCode::UnknownStream => {
+            Failure::new(Exit::NoSuchStream, format!("there is no stream {what}"))
+                .hint("`tiderace stream ls` lists them; `tiderace stream create` makes one")
+        }
+        ErrorCode::UnknownPartition => Failure::new(Exit::NoSuchStream, said)
+            .hint("`tiderace stream describe` lists the partitions"),
+        ErrorCode::StreamExists => Failure::new(Exit::StreamExists, said)
+            .hint("choose another path, or delete that stream"),
+        ErrorCode::ReadOnly => Failure::new(Exit::Refused, said)
+            .hint("free space on the node's disk; it recovers by itself"),
+        ErrorCode::OffsetBelowStart => {
+            let hint = format!("the first offset that is kept is {}", refusal.detail_a);
+            Failure::new(Exit::History, said).hint(hint)
+        }
+        ErrorCode::OffsetBeyondEnd => Failure::new(Exit::History, said)
+            .hint(format!("the next offset to come is {}", refusal.detail_a)),
+        _ => Failure::new(Exit::Refused, said),
+    }
+}
+
+/// Why a record of `stream` was not acknowledged.
+pub(crate) fn send_failure(stream: &str, error: &SendError) -> Failure {
+    match error {
+        SendError::Refused(refusal) => refusal_failure(stream, refusal),
+        SendError::Stream(error) => request_failure(stream, error),
+        SendError::Deadline { maybe_stored } => {
+            let hint = if *maybe_stored {
+                "the last records may be stored: compare with `tiderace tail` before sending them again"
+            } else {
+                "the last records are not stored: they can be sent again"
+            };
+            Failure::new(Exit::Unreachable, format!("{stream}: {error}")).hint(hint)
+        }
+        SendError::AckedLost(_) => Failure::new(Exit::History, format!("{stream}: {error}"))
+            .hint("a fail-over lost them; send them again if they matter, and take durability quorum for such streams"),
+        SendError::Closed
+        | SendError::OutcomeUnknown
+        | SendError::Fenced
+        | SendError::TooLarge
+        | SendError::NoSuchPartition => Failure::new(Exit::Failed, format!("{stream}: {error}")),
+    }
+}
+
+/// Why `stream` cannot be read on.
+pub(crate) fn consume_failure(stream: &str, error: &ConsumeError) -> Failure {
+    match error {
+        ConsumeError::OutOfRange { refusal, .. } | ConsumeError::Refused { refusal, .. } => {
+            refusal_failure(stream, refusal)
+        }
+        ConsumeError::Stream(error) => request_failure(stream, error),
+        ConsumeError::Diverged { end, .. } => {
+            Failure::new(Exit::History, format!("{stream}: {error}")).hint(format!(
+                "what was read from offset {end} on is void; read on with --from {end}"
+            ))
+        }
+        ConsumeError::Jump { .. } | ConsumeError::Damaged { .. } => {
+            Failure::new(Exit::History, format!("{stream}: {error}"))
+                .hint("look at the node's log; nothing after this offset was printed")
+        }
+        ConsumeError::Closed | ConsumeError::Codec { .. } => {
+            Failure::new(Exit::Failed, format!("{stream}: {error}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: ErrorCode) -> Failure {
+        let refusal = Refusal {
+            code,
+            detail_a: 7,
+            detail_b: 0,
+        };
+        request_failure("shop/orders", &RequestError::Refused(refusal))
+    }
+
+    #[test]
+    fn each_refusal_has_its_exit_code_and_says_what_to_do() {
+        for (code, exit, words) in [
+            (
+                ErrorCode::UnknownStream,
+                Exit::NoSuchStream,
+                "there is no stream shop/orders",
+            ),
+            (
+                ErrorCode::StreamExists,
+                Exit::StreamExists,
+                "choose another path",
+            ),
+            (
+                ErrorCode::OffsetBelowStart,
+                Exit::History,
+                "first offset that is kept is 7",
+            ),
+            (ErrorCode::ReadOnly, Exit::Refused, "free space"),
+            (ErrorCode::Busy, Exit::Refused, "(Busy, error 28)"),
+        ] {
+            let failure = refused(code);
+            assert_eq!(failure.exit, exit);
+            assert!(failure.to_string().contains(words), "{failure}");
+        }
+        assert_eq!(
+            request_failure("x", &RequestError::Unreachable).exit,
+            Exit::Unreachable
+        );
+    }
+
+    #[test]
+    fn addresses_are_separated_by_commas() {
+        assert_eq!(
+            parse_addresses("127.0.0.1:1, [::1]:2").expect("good").len(),
+            2
+        );
+        let failure = parse_addresses("localhost").expect_err("refused");
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.to_string().contains("write IP:PORT"));
+    }
+}
