@@ -1,6 +1,11 @@
 //! The tokio driver over real sockets on loopback, against the scripted zone: on one thread and on many, with futures
 //! dropped at any point, connections lost, and nobody awaiting. Nothing sleeps; every test waits for an event.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "the scripted zone is shared by the tasks that serve its sockets"
+)]
+
 mod scripted;
 
 use bytes::Bytes;

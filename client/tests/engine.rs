@@ -351,10 +351,8 @@ fn retries_keep_order_and_store_each_record_once_under_random_faults() {
         for settled in &world.log {
             assert!(settled.result.is_ok(), "seed {seed}: {settled:?}");
         }
-        for partition in 0..3 {
-            let wanted: Vec<Vec<u8>> = (0..accepted[partition])
-                .map(|n| n.to_string().into_bytes())
-                .collect();
+        for (partition, count) in accepted.iter().enumerate() {
+            let wanted: Vec<Vec<u8>> = (0..*count).map(|n| n.to_string().into_bytes()).collect();
             assert_eq!(world.zone.records(partition), wanted, "seed {seed}");
         }
     }
@@ -713,6 +711,45 @@ fn a_gap_is_told_before_the_records_behind_it() {
         matches!(first, Item::Gap { from, to, reason: 1, .. } if from == Offset::new(1) && to == Offset::new(4))
     );
     assert_eq!(world.values(consumer), expected(10)[4..]);
+}
+
+#[test]
+fn what_was_dropped_while_a_consumer_was_away_is_a_gap_and_elsewhere_an_error() {
+    let mut world = World::new(Zone::new(1, 1));
+    world.zone.strict_start = true;
+    let producer = world.producer(|_| {});
+    let consumer = world.consumer(ConsumerSettings {
+        window_batches: 2,
+        ..ConsumerSettings::default()
+    });
+    for n in 0..10 {
+        world.push(producer, &n.to_string(), None).expect("credit");
+        world.settle();
+    }
+    world.zone.logs[0].start = 6;
+    world.zone.logs[0].batches.drain(..6);
+    world.zone.close_all();
+    world.run_ns(5 * SECOND);
+    let mut gaps = Vec::new();
+    let mut offsets = Vec::new();
+    while let Some(item) = world.take(consumer) {
+        match item.expect("no error") {
+            Item::Batch(batch) => offsets.push(batch.first_offset().get()),
+            Item::Gap { from, to, .. } => gaps.push((from.get(), to.get())),
+            Item::Loss { .. } => panic!("nothing was lost"),
+        }
+        world.run_ns(SECOND);
+    }
+    assert_eq!(gaps, [(2, 6)]);
+    assert_eq!(offsets, [0, 1, 6, 7, 8, 9]);
+    let other = world.consumer(ConsumerSettings {
+        from: From::Offset(Offset::new(1)),
+        ..ConsumerSettings::default()
+    });
+    assert!(matches!(
+        world.take(other),
+        Some(Err(ConsumeError::OutOfRange { refusal, .. })) if refusal.detail_a == 6
+    ));
 }
 
 #[test]

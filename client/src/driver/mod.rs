@@ -18,7 +18,7 @@
 //! - **A turn is never lost.** A waiter that ends or is dropped passes it to another waiter; with none left it goes to the
 //!   *keeper*, a task that sleeps until then. So acknowledgements arrive although nobody awaits them.
 //! - **A turn is never held up for long.** A task that has the turn, was woken and is not polled (its future sits in a
-//!   `select!` that is not entered) would hold up the others. While somebody else waits, the keeper looks every
+//!   `select!` that is not entered) would hold up the others. While anything else waits, the keeper looks every
 //!   [`STUCK_CHECK`] and takes such a turn away.
 //!
 //! The keeper also owns the one timer, for deadlines and reconnects. An idle client wakes nothing.
@@ -75,11 +75,20 @@ struct Turn {
 }
 
 impl Turn {
-    fn hold(&self, waker: &Waker) {
+    /// Names the task that has the turn; the waker of the one before, to be dropped when nothing is locked.
+    fn hold(&self, waker: &Waker) -> Option<Waker> {
         let mut holder = self.holder.lock().expect("no code panics under this lock");
-        if !holder.as_ref().is_some_and(|held| held.will_wake(waker)) {
-            *holder = Some(waker.clone());
+        if holder.as_ref().is_some_and(|held| held.will_wake(waker)) {
+            return None;
         }
+        holder.replace(waker.clone())
+    }
+
+    fn holder(&self) -> Option<Waker> {
+        self.holder
+            .lock()
+            .expect("no code panics under this lock")
+            .clone()
     }
 }
 
@@ -90,12 +99,7 @@ impl Wake for Turn {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.fired.store(true, Ordering::SeqCst);
-        let holder = self
-            .holder
-            .lock()
-            .expect("no code panics under this lock")
-            .clone();
-        if let Some(holder) = holder {
+        if let Some(holder) = self.holder() {
             holder.wake();
         }
     }
@@ -141,8 +145,10 @@ struct Hub {
     /// When the keeper's timer is due, and whether it looks for a held-up turn.
     keeper_until: Option<Mono>,
     keeper_checks: bool,
-    /// To be woken when the lock is released.
+    /// To be woken when the lock is released. A waker may run any code, so none runs under the lock.
     wakes: Vec<Waker>,
+    /// To be dropped when the lock is released: a waker may be the last to hold a task and all that is in it.
+    spent: Vec<Waker>,
 }
 
 pub(crate) struct Shared {
@@ -174,7 +180,9 @@ impl Drop for Locked<'_> {
             return;
         };
         let wakes = core::mem::take(&mut hub.wakes);
+        let spent = core::mem::take(&mut hub.spent);
         drop(hub);
+        drop(spent);
         for waker in wakes {
             waker.wake();
         }
@@ -200,6 +208,7 @@ impl Shared {
                 keeper_until: None,
                 keeper_checks: false,
                 wakes: Vec::new(),
+                spent: Vec::new(),
             }),
             origin: Instant::now(),
         });
@@ -255,6 +264,24 @@ impl Hub {
         }
     }
 
+    /// Names the task that has the turn.
+    fn hold(&mut self, holder: u64, waker: &Waker) {
+        self.holder = holder;
+        let before = self.turn.hold(waker);
+        self.spent.extend(before);
+    }
+
+    /// Sockets want to be looked at.
+    fn wake_turn(&mut self) {
+        self.turn.fired.store(true, Ordering::SeqCst);
+        self.wakes.extend(self.turn.holder());
+    }
+
+    /// Whether somebody would be held up by a turn that is not used.
+    fn is_watched(&self) -> bool {
+        self.holder != KEEPER && (self.waiters.len() > 1 || self.engine.is_waiting())
+    }
+
     fn wake_keeper(&mut self) {
         if let Some(keeper) = &self.keeper {
             self.wakes.push(keeper.clone());
@@ -278,6 +305,10 @@ impl Hub {
             self.keeper_until = Some(at);
             self.wake_keeper();
         }
+        if !self.keeper_checks && self.is_watched() {
+            self.keeper_checks = true;
+            self.wake_keeper();
+        }
     }
 
     fn socket(&mut self, link: LinkId) -> &mut Socket {
@@ -292,7 +323,7 @@ impl Hub {
             Event::Connect { link, address } => {
                 self.socket(link).connect(address);
                 // Whoever has the turn polls the new socket.
-                self.turn_waker.wake_by_ref();
+                self.wake_turn();
             }
             Event::Disconnect { link } => self.socket(link).close(),
             Event::Settled { producer, settled } => self.settled(producer, settled),
@@ -379,7 +410,7 @@ impl Hub {
                 self.carry_out(now);
                 if reads == socket::READS_PER_TURN {
                     // The others are to be read too: this socket goes on in the next turn.
-                    self.turn_waker.wake_by_ref();
+                    self.wake_turn();
                     break;
                 }
             }
@@ -388,7 +419,8 @@ impl Hub {
 
     /// Gives a waiter's place back and, where it had the turn, passes that on.
     fn leave(&mut self, waiter: u64) {
-        self.waiters.remove(&waiter);
+        let own = self.waiters.remove(&waiter);
+        self.spent.extend(own);
         if self.holder != waiter {
             return;
         }
@@ -402,7 +434,7 @@ impl Hub {
         };
         self.holder = next;
         if let Some(waker) = waker {
-            self.turn.hold(&waker);
+            self.hold(next, &waker);
             if self.turn.fired.load(Ordering::SeqCst) {
                 self.wakes.push(waker);
             }
@@ -437,27 +469,25 @@ impl Place {
         });
         let mut found = check(hub, now, id);
         if found.is_none() && (hub.holder == id || hub.holder == KEEPER) {
-            hub.holder = id;
-            hub.turn.hold(cx.waker());
+            hub.hold(id, cx.waker());
             hub.drive(now);
             found = check(hub, now, id);
         }
-        hub.carry_out(now);
         if let Some(found) = found {
+            hub.carry_out(now);
             hub.leave(id);
             self.id = None;
             return Poll::Ready(found);
         }
-        match hub.waiters.get_mut(&id) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => {
-                hub.waiters.insert(id, cx.waker().clone());
-            }
+        let known = hub
+            .waiters
+            .get(&id)
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !known {
+            let before = hub.waiters.insert(id, cx.waker().clone());
+            hub.spent.extend(before);
         }
-        if hub.holder != id && !hub.keeper_checks {
-            hub.keeper_checks = true;
-            hub.wake_keeper();
-        }
+        hub.carry_out(now);
         Poll::Pending
     }
 }
@@ -497,25 +527,20 @@ impl Future for Keeper {
                 .as_ref()
                 .is_some_and(|waker| waker.will_wake(cx.waker()))
             {
-                hub.keeper = Some(cx.waker().clone());
+                let before = hub.keeper.replace(cx.waker().clone());
+                hub.spent.extend(before);
             }
-            if hub.holder == KEEPER {
-                hub.turn.hold(cx.waker());
+            let is_stuck = hub.keeper_checks
+                && hub.keeper_until.is_some_and(|until| until <= now.mono)
+                && hub.turn.fired.load(Ordering::SeqCst);
+            if hub.holder == KEEPER || is_stuck {
+                hub.hold(KEEPER, cx.waker());
                 hub.drive(now);
             } else {
-                if hub.keeper_until.is_some_and(|until| until <= now.mono)
-                    && hub.turn.fired.load(Ordering::SeqCst)
-                    && hub.keeper_checks
-                {
-                    hub.holder = KEEPER;
-                    hub.turn.hold(cx.waker());
-                    hub.drive(now);
-                } else {
-                    hub.engine.tick(now);
-                    hub.carry_out(now);
-                }
+                hub.engine.tick(now);
+                hub.carry_out(now);
             }
-            hub.keeper_checks = hub.waiters.len() > 1 && hub.holder != KEEPER;
+            hub.keeper_checks = hub.is_watched();
             let check = hub
                 .keeper_checks
                 .then(|| now.mono.after_ns(STUCK_CHECK.as_nanos() as u64));

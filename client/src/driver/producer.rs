@@ -218,6 +218,10 @@ impl Producer {
     ///
     /// # Errors
     /// [`TrySendError::NoCredit`] with the record, when it would have to wait.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the record comes back as it was given, without an allocation"
+    )]
     pub fn try_send(&self, record: Record) -> Result<AckFuture, TrySendError> {
         self.try_send_to(record, None)
     }
@@ -226,6 +230,10 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::try_send`].
+    #[expect(
+        clippy::result_large_err,
+        reason = "the record comes back as it was given, without an allocation"
+    )]
     pub fn try_send_to(
         &self,
         record: Record,

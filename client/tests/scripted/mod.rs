@@ -97,6 +97,8 @@ pub struct Zone {
     /// The largest that link credit was ever used, for conservation.
     pub overspent: bool,
     pub resumes: usize,
+    /// A subscription below the start is refused, not begun with a gap.
+    pub strict_start: bool,
 }
 
 impl Zone {
@@ -128,6 +130,7 @@ impl Zone {
             time_us: 1000,
             overspent: false,
             resumes: 0,
+            strict_start: false,
         }
     }
 
@@ -254,7 +257,7 @@ impl Zone {
             }
             Control::Ping(ping) => {
                 self.with(session, |out, id| {
-                    Pong { nonce: ping.nonce }.encode(out, id)
+                    Pong { nonce: ping.nonce }.encode(out, id);
                 });
             }
             Control::MetadataRequest(asked) => {
@@ -532,6 +535,12 @@ impl Zone {
             SubscribeFrom::Offset => asked.position,
             SubscribeFrom::Time => start,
         };
+        if asked.from == SubscribeFrom::Offset && self.strict_start && next < start {
+            let mut error = Error::about(request, ErrorCode::OffsetBelowStart);
+            error.detail_a = start;
+            self.with(session, |out, id| error.encode(out, id));
+            return;
+        }
         if next > end {
             if asked.epoch.get() != 0 && asked.epoch.get() < epoch {
                 let diverged = Diverged {

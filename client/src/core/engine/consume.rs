@@ -9,8 +9,10 @@ use crate::error::{ConsumeError, Refusal, RequestError};
 use std::collections::VecDeque;
 use tiderace_base::ids::{PartitionIndex, PartitionKey, SubscriptionId};
 use tiderace_base::limits;
+use tiderace_base::position::Offset;
 use tiderace_base::time::Now;
 use tiderace_wire::error::{ErrorCode, Retry};
+use tiderace_wire::frame::GapReason;
 
 /// What a consumer reads and how much it lets the nodes send ahead.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -385,6 +387,25 @@ impl Engine {
                 Retry::Refresh | Retry::Reconnect => {
                     part.state = PartState::Idle;
                     again = Some((true, 0));
+                }
+                Retry::Never
+                    if refusal.code == ErrorCode::OffsetBelowStart
+                        && part.cursor.next().is_some() =>
+                {
+                    // While it was away, what it would have read next was dropped: that is a gap, and it goes on.
+                    let from = part.cursor.next().unwrap_or(Offset::ZERO);
+                    let to = Offset::new(refusal.detail_a);
+                    part.state = PartState::Idle;
+                    match part.cursor.gap(GapReason::Age.code(), from, to) {
+                        Ok(Some(item)) => {
+                            entry.ready.push_back(Waiting::told(index, Ok(item)));
+                            again = Some((false, 0));
+                        }
+                        Ok(None) => {
+                            halted = Some(ConsumeError::OutOfRange { partition, refusal });
+                        }
+                        Err(error) => halted = Some(error),
+                    }
                 }
                 Retry::Never => {
                     halted = Some(match refusal.code {

@@ -17,7 +17,7 @@ mod routes;
 use crate::core::backoff::Backoff;
 use crate::core::connection::{Completion, Connection, Identity};
 use crate::core::producer::Settled;
-use crate::error::RequestError;
+use crate::error::{Refusal, RequestError, Violation};
 use bytes::Bytes;
 use consume::ConsumerEntry;
 pub use consume::ConsumerSettings;
@@ -32,11 +32,15 @@ use std::net::SocketAddr;
 use tiderace_base::ids::{NodeId, ShardId};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now};
+use tiderace_wire::error::Retry;
 
 /// Links of one client, unless set otherwise.
 const LINKS_MAX_DEFAULT: usize = 64;
 /// Requests of one client that may wait for an answer.
 const REQUESTS_MAX: usize = 1024;
+
+/// A link on which the protocol was broken waits as if it had failed this often.
+const ATTEMPTS_AFTER_VIOLATION: u32 = 5;
 
 /// How a client connects and how long it waits.
 #[derive(Clone, Debug)]
@@ -172,6 +176,8 @@ struct Link {
     waiters: BTreeSet<Waiter>,
     /// Output was queued since the driver last took it.
     dirty: bool,
+    /// Broke the protocol, or refused for good, since it was last welcomed.
+    bad: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -261,6 +267,7 @@ impl Engine {
             seed,
             waiters: BTreeSet::new(),
             dirty: false,
+            bad: false,
         });
         (self.links.len() - 1) as u32
     }
@@ -413,14 +420,11 @@ impl Engine {
         }
     }
 
-    fn violated(&mut self, now: Now, index: u32, violation: crate::error::Violation) {
+    fn violated(&mut self, now: Now, index: u32, violation: Violation) {
         self.events.push_back(Event::Disconnect {
             link: LinkId(index),
         });
-        // Before the first welcome the address itself is wrong: nothing there will ever answer.
-        if self.links[index as usize].place.is_none() {
-            self.fail_queued(RequestError::Violation(violation));
-        }
+        self.link_bad(index, RequestError::Violation(violation));
         self.lost(now, index);
     }
 
@@ -494,6 +498,7 @@ impl Engine {
                 let link = &mut self.links[index as usize];
                 link.state = LinkState::Open;
                 link.attempt = 0;
+                link.bad = false;
                 link.place = Some((welcome.node, welcome.shard));
                 self.wake_link(index);
                 self.send_queued(now);
@@ -536,14 +541,29 @@ impl Engine {
                 subscription,
                 notice,
             } => self.subscription(now, index, owner, subscription, notice),
-            Completion::Ended(refusal) => self.link_refused(refusal),
+            Completion::Ended(refusal) => self.link_refused(now, index, refusal),
         }
     }
 
-    /// The node said why it ends the connection. It closes it itself; a reason that no other attempt mends is told.
-    fn link_refused(&mut self, refusal: crate::error::Refusal) {
-        if refusal.retry() == tiderace_wire::error::Retry::Never {
-            self.fail_queued(RequestError::Refused(refusal));
+    /// The node ends the connection and said why. A reason that no other attempt mends is told.
+    fn link_refused(&mut self, now: Now, index: u32, refusal: Refusal) {
+        self.events.push_back(Event::Disconnect {
+            link: LinkId(index),
+        });
+        if refusal.retry() == Retry::Never {
+            self.link_bad(index, RequestError::Refused(refusal));
+        }
+        self.lost(now, index);
+    }
+
+    /// What is at this address is of no use. When that holds for every address, those who wait are told.
+    fn link_bad(&mut self, index: u32, error: RequestError) {
+        let link = &mut self.links[index as usize];
+        // The same will happen at once again: the next attempt is not the first.
+        link.attempt = link.attempt.max(ATTEMPTS_AFTER_VIOLATION);
+        link.bad = true;
+        if self.links.iter().all(|link| link.bad) {
+            self.fail_queued(error);
         }
     }
 
@@ -583,6 +603,12 @@ impl Engine {
             "a link is named after it was made"
         );
         LinkId(index as u32)
+    }
+
+    /// Whether anything waits for a node: a request, or a record's acknowledgement. May say so for a little too long.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.expire_armed || !self.requests.is_empty()
     }
 
     /// Whether any link is open.

@@ -312,11 +312,7 @@ impl Lane {
         }
     }
 
-    pub(crate) fn resumed(
-        &mut self,
-        batches: &mut Batches,
-        last_seq: Option<ProducerSeq>,
-    ) -> Resumed {
+    pub(crate) fn resumed(&mut self, last_seq: Option<ProducerSeq>) -> Resumed {
         if self.state != State::Resuming {
             return Resumed::Resend;
         }
@@ -334,13 +330,11 @@ impl Lane {
                 to_seq: acked.get(),
             };
         }
-        for index in &self.batches {
-            let batch = batches.get_mut(*index);
-            if batch.seq > last_seq {
-                batch.maybe_stored = false;
-            }
-        }
-        if last_seq.advance(1) < self.floor_seq || self.resumes > resumes_max() {
+        if last_seq
+            .checked_add(1)
+            .is_none_or(|due| due < self.floor_seq)
+            || self.resumes > resumes_max()
+        {
             return Resumed::Restart;
         }
         Resumed::Resend

@@ -601,7 +601,7 @@ impl Producer {
         let Some(lane) = &mut self.lanes[partition.get() as usize] else {
             return;
         };
-        match lane.resumed(&mut self.batches, last_seq) {
+        match lane.resumed(last_seq) {
             lane::Resumed::Resend => {}
             lane::Resumed::Restart => {
                 Self::restart(lane, &mut self.batches, self.stream, &self.settings);
