@@ -475,10 +475,7 @@ impl Control {
                         self.checkpoint.begin(&self.working, self.log, base);
                     }
                 }
-                Output::CheckpointDone => {
-                    self.checkpoint.done();
-                    self.journal.reclaim(&NoPartitions, effects);
-                }
+                Output::CheckpointDone => self.checkpoint.done(),
                 Output::ReadOnly(is_read_only) => self.is_read_only = is_read_only,
                 // The end of the turn tries again.
                 Output::Room => {}
@@ -531,6 +528,8 @@ impl Machine for Control {
             | Event::Removed { .. } => {
                 self.journal.step(now, event, effects, &mut self.outputs);
                 self.take_outputs(effects);
+                // A call looks at a few segments, and each may need a read first: its completion comes here again.
+                self.journal.reclaim(&NoPartitions, effects);
             }
             Event::Posted { from, message } => self.take_message(from, message, effects),
             Event::MeshFull(peer) => self.set_full(peer, true),

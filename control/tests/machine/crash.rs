@@ -187,6 +187,11 @@ fn a_long_history_is_checkpointed_and_survives() {
         let stats = world.control().stats();
         checkpoints += stats.journal.checkpoints;
         recycled += stats.journal.segments_recycled;
+        assert!(
+            stats.journal.segments <= 12,
+            "{} segments are kept",
+            stats.journal.segments
+        );
         world.crash();
     }
     world.start().expect("a last start");
