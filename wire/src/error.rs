@@ -66,7 +66,7 @@ codes! {
     MessageIdOrder = 13, Reconnect, ends, "A message id is not greater than the one before.";
     UnknownStream = 20, Refresh, stays, "There is no such stream here.";
     UnknownPartition = 21, Refresh, stays, "The stream has no such partition.";
-    NotLeader = 22, Refresh, stays, "Another node or shard leads the partition: follow the redirect.";
+    NotLeader = 22, Refresh, stays, "Another node leads the partition: ask for the metadata again.";
     FencedEpoch = 23, Refresh, stays, "The request carries an epoch that has ended.";
     StreamExists = 24, Never, stays, "The path belongs to a stream with other properties.";
     BadPath = 25, Never, stays, "A path is empty, too long, or holds what paths do not have.";
