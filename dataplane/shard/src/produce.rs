@@ -210,7 +210,7 @@ impl Shard {
         if place.leader != catalogue.node || place.shard != self.config.id {
             return Err(Rejected::Elsewhere(place));
         }
-        // P-32: an epoch that has ended is refused; zero says that the producer does not know any.
+        // An epoch that has ended is refused; zero says that the producer does not know any.
         if epoch != Epoch::ZERO && epoch != place.epoch {
             return Err(Rejected::Error {
                 code: ErrorCode::FencedEpoch,

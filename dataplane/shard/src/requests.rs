@@ -387,7 +387,7 @@ impl Shard {
             SubscribeFrom::Offset => cursor,
         };
         if asked.from == SubscribeFrom::Offset {
-            // P-41: the epoch first. A cursor of another history must not be told that its offset is merely early or late.
+            // The epoch first. A cursor of another history must not be told that its offset is merely early or late.
             if asked.epoch != Epoch::ZERO {
                 let diverged = match partition.durable.epochs.end_of(asked.epoch, end) {
                     Some((epoch, until)) => (cursor > until).then_some((epoch, until)),
