@@ -24,7 +24,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::disk::{DiskError, JournalFile};
 use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
-use tiderace_base::operation::{Effect, Effects, Event, Fatal};
+use tiderace_base::operation::{Effect, Effects, Event, Fatal, OpId};
 use tiderace_base::position::{Lsn, Offset};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now};
@@ -226,11 +226,7 @@ impl Journal {
                 Some(Op::Load { seq }) => self.load_done(seq, result),
                 _ => {}
             },
-            Event::Synced { op, result } => {
-                if self.operations.end(op) == Some(Op::PartSync) {
-                    self.part_synced(result);
-                }
-            }
+            Event::Synced { op, result } => self.synced(op, result),
             Event::Prepared { op, result } => match self.operations.end(op) {
                 Some(Op::Spare { file }) => match result {
                     Ok(()) => self.spares.prepared(file),
@@ -260,15 +256,9 @@ impl Journal {
         out.append(&mut self.outputs);
     }
 
-    fn written(&mut self, op: tiderace_base::operation::OpId, result: Result<(), DiskError>) {
+    fn written(&mut self, op: OpId, result: Result<(), DiskError>) {
         match (self.operations.end(op), result) {
-            (Some(Op::Chunk), Ok(())) => {
-                if !self.poisoned && self.inflight.completed(op) {
-                    let durable = self.inflight.durable();
-                    self.tail.trim(durable);
-                    self.outputs.push(Output::Durable(durable));
-                }
-            }
+            (Some(Op::Chunk), Ok(())) => self.chunk_written(op),
             (Some(Op::Chunk | Op::SegmentHeader), Err(error)) => {
                 self.fail(Fatal::JournalWrite(error));
             }
@@ -282,6 +272,20 @@ impl Journal {
             (Some(Op::FooterWrite { seq }), _) => self.footer_written(seq),
             (Some(Op::PartWrite), result) => self.part_written(result),
             _ => {}
+        }
+    }
+
+    fn synced(&mut self, op: OpId, result: Result<(), DiskError>) {
+        if self.operations.end(op) == Some(Op::PartSync) {
+            self.part_synced(result);
+        }
+    }
+
+    fn chunk_written(&mut self, op: OpId) {
+        if !self.poisoned && self.inflight.completed(op) {
+            let durable = self.inflight.durable();
+            self.tail.trim(durable);
+            self.outputs.push(Output::Durable(durable));
         }
     }
 

@@ -117,7 +117,7 @@ impl Beginning {
             before: self.before,
             created_us: now.wall.as_us(),
         };
-        let file = self.begin(disk, directory, &settings, &mut free, &kept, &header)?;
+        let file = self.begin(disk, directory, &settings, &free, &kept, &header)?;
         free.extend(
             self.dropped
                 .iter()
@@ -188,7 +188,7 @@ impl Beginning {
         disk: &mut D,
         directory: &Directory,
         settings: &Settings,
-        free: &mut Vec<u32>,
+        free: &[u32],
         kept: &BTreeSet<u32>,
         header: &SegmentHeader,
     ) -> Result<u32, OpenError> {

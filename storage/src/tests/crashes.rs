@@ -93,7 +93,11 @@ fn run(seed: u64) -> World {
             assert!(world.acked >= all, "seed {seed}: everything settles");
         }
         assert_eq!(world.fatal, None, "seed {seed}");
-        world.crash();
+        if world.prng.chance(1, 3) {
+            world.kill();
+        } else {
+            world.crash();
+        }
     }
     open_through_crashes(&mut world);
     world

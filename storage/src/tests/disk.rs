@@ -58,6 +58,9 @@ impl TestDisk {
         }
         let sector = if self.prng.chance(1, 2) { 512 } else { 4096 };
         for file in self.files.values_mut() {
+            if file.unsynced.is_empty() {
+                continue;
+            }
             for (at, bytes) in core::mem::take(&mut file.unsynced) {
                 // Whole writes are kept or lost as often as they are torn.
                 let kept = self.prng.below(5);
@@ -74,6 +77,18 @@ impl TestDisk {
                 }
             }
             file.seen.clone_from(&file.durable);
+        }
+        self.lost = false;
+        self.fuel = None;
+    }
+
+    /// The process dies, the machine does not: what was in flight arrives or does not, and is not synced.
+    pub(super) fn kill(&mut self, in_flight: Vec<(JournalFile, u64, Vec<u8>)>) {
+        for (file, at, bytes) in in_flight {
+            if let (Some(file), true) = (self.files.get_mut(&file), self.prng.chance(2, 3)) {
+                put(&mut file.seen, at as usize, &bytes);
+                file.unsynced.push((at as usize, bytes));
+            }
         }
         self.lost = false;
         self.fuel = None;

@@ -621,18 +621,27 @@ impl World {
 
     /// The power goes.
     pub(super) fn crash(&mut self) {
+        let in_flight = self.stop();
+        self.disk.crash(in_flight);
+    }
+
+    /// The process is killed; what it wrote is still in the machine's memory.
+    pub(super) fn kill(&mut self) {
+        let in_flight = self.stop();
+        self.disk.kill(in_flight);
+    }
+
+    fn stop(&mut self) -> Vec<(JournalFile, u64, Vec<u8>)> {
         self.journal = None;
-        let in_flight = self
-            .flying
+        self.asked.clear();
+        self.times.clear();
+        self.flying
             .drain(..)
             .filter_map(|effect| match effect {
                 Effect::Write { file, at, data, .. } => Some((file, at, data.to_vec())),
                 _ => None,
             })
-            .collect();
-        self.asked.clear();
-        self.times.clear();
-        self.disk.crash(in_flight);
+            .collect()
     }
 
     /// Lets everything complete.
