@@ -3,7 +3,7 @@
 
 use super::run::Run;
 use super::{Job, Want};
-use crate::footers::View;
+use crate::footers::{Footers, View};
 use crate::index::Footer;
 use crate::journal::Journal;
 use crate::outcome::ReadError;
@@ -72,20 +72,17 @@ impl Journal {
                 let view = View::Open(&self.active.index);
                 self.look(job, seq, &view)
             } else {
-                let durable_known = self.segments.contains_key(&seq);
+                let is_kept = self.segments.contains_key(&seq);
                 let held = loaded.take().filter(|footer| footer.life().seq == seq);
-                if !durable_known {
+                if !is_kept {
                     // Released while its index was loaded: what it held lies below the start now.
                     Step::Back(None)
                 } else if let Some(footer) = held {
                     self.look(job, seq, &View::Footer(footer))
                 } else {
-                    // The view borrows the footers only; looking reads the rest.
-                    let footers = core::mem::replace(
-                        &mut self.footers,
-                        crate::footers::Footers::new(0, Vec::new()),
-                    );
-                    let mut footers = footers;
+                    // Taken out while it is searched: a view borrows it, and looking reads everything else.
+                    let nothing = Footers::new(0, Vec::new());
+                    let mut footers = core::mem::replace(&mut self.footers, nothing);
                     let step = footers.view(seq).map(|view| self.look(job, seq, &view));
                     self.footers = footers;
                     match step {

@@ -133,6 +133,7 @@ pub fn open<D: Disk>(
                 *superblock,
                 cells,
                 chain,
+                settings.footer_cache_bytes,
                 replay,
             )?
         }

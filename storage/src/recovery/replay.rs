@@ -23,6 +23,10 @@ use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::position::Lsn;
 use tiderace_wire::entry::EntryKind;
 
+fn footers_bytes(footers: &[Footer]) -> usize {
+    footers.iter().map(|footer| footer.bytes().len()).sum()
+}
+
 /// Replays and judges. Changes nothing.
 pub(crate) fn run<D: Disk>(
     disk: &mut D,
@@ -31,6 +35,7 @@ pub(crate) fn run<D: Disk>(
     superblock: Superblock,
     cells: Cells,
     chain: Chain,
+    footers_bytes_max: usize,
     replay: &mut impl Replay,
 ) -> Result<Beginning, OpenError> {
     let covers = cells.covers;
@@ -55,7 +60,7 @@ pub(crate) fn run<D: Disk>(
     let spans: Vec<Span> = (0..chain.links.len())
         .map(|index| span_of(&chain.links, index, directory, &superblock))
         .collect();
-    let mut footers = Vec::new();
+    let mut footers: Vec<Footer> = Vec::new();
     let mut end = None;
     for (index, span) in spans.iter().enumerate() {
         let link = &chain.links[index];
@@ -94,6 +99,10 @@ pub(crate) fn run<D: Disk>(
             };
             let earlier = sealed.last_key_value().map(|(seq, _)| *seq);
             footers.push(seal(&superblock, segment, &row, &mut newest, earlier));
+            // More than the cache holds would only be dropped again; what has no footer is indexed when it is read.
+            while footers_bytes(&footers) > footers_bytes_max && footers.len() > 1 {
+                footers.remove(0);
+            }
             let is_short = span.file_bytes < superblock.segment_bytes;
             sealed.insert(row.seq, Sealed::new(row, is_short));
         }

@@ -14,6 +14,9 @@ fn turn(world: &mut World) {
         if world.append(bytes).is_err() {
             break;
         }
+        if world.prng.chance(1, 10) && world.append_control().is_err() {
+            break;
+        }
     }
     if world.prng.chance(7, 8) {
         world.flush();

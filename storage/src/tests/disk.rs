@@ -100,8 +100,17 @@ impl TestDisk {
             .files
             .get_mut(&file)
             .expect("a file is written when it is there");
-        put(&mut file.durable, at as usize, bytes);
-        put(&mut file.seen, at as usize, bytes);
+        let at = at as usize;
+        put(&mut file.durable, at, bytes);
+        put(&mut file.seen, at, bytes);
+        // An older write to the same place, never synced, can no longer arrive after it.
+        for (start, older) in &mut file.unsynced {
+            let from = at.max(*start);
+            let to = (at + bytes.len()).min(*start + older.len());
+            if from < to {
+                older[from - *start..to - *start].copy_from_slice(&bytes[from - at..to - at]);
+            }
+        }
     }
 
     fn used(&self) -> u64 {

@@ -18,7 +18,7 @@ use tiderace_base::position::{Epoch, Lsn, Offset, ProducerEpoch, ProducerSeq, Sl
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now, Wall};
 use tiderace_wire::batch::{Attributes, BatchHeader, Placement, ProducerPart};
-use tiderace_wire::entry::EntryKind;
+use tiderace_wire::entry::{EntryKind, EpochStart, NO_PARTITION, encode_entry};
 
 pub(super) const CELL: u8 = 16;
 
@@ -98,6 +98,10 @@ impl Replay for Owner {
         assert!(lsn >= self.last, "entries come in LSN order");
         self.last = end;
         assert_eq!(end.get() - lsn.get(), (128 + body.len()) as u64);
+        if header.entry_kind() != Ok(EntryKind::Data) {
+            assert_eq!(header.entry_kind(), Ok(EntryKind::EpochStart));
+            return;
+        }
         let state = self.states.entry(header.key()).or_default();
         if state.applied >= end.get() {
             return;
@@ -368,6 +372,35 @@ impl World {
             time_us,
             bytes,
         });
+        Ok(placed)
+    }
+
+    /// An entry that is no partition's data.
+    pub(super) fn append_control(&mut self) -> Result<Placed, Refused> {
+        let body = [7; EpochStart::BYTES];
+        let mut header = encode_entry(EntryKind::EpochStart, NO_PARTITION, &body);
+        let slot_seq = SlotSeq::new(self.slot_seq + 1);
+        header.place(Placement {
+            base_offset: Offset::ZERO,
+            slot_seq,
+            epoch: Epoch::new(1),
+            slot: SlotId::new(9),
+            entry_kind: EntryKind::EpochStart,
+            append_time_us: 1,
+        });
+        let mut draft = self.journal().draft(Class::Control, 128 + body.len())?;
+        draft.copy(header.bytes());
+        draft.copy(&body);
+        let placed = draft.commit(EntryMeta {
+            key: None,
+            slot: SlotId::new(9),
+            epoch: Epoch::new(1),
+            slot_seq,
+            base_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
+            append_time_us: 1,
+        });
+        self.slot_seq += 1;
         Ok(placed)
     }
 
