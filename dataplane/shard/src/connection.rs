@@ -237,6 +237,16 @@ impl Connections {
         self.open.get_mut(&id).map(Box::as_mut)
     }
 
+    /// One connection, which is about to have something to send.
+    pub(crate) fn get_ready(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let connection = self.open.get_mut(&id)?;
+        if !connection.ready {
+            connection.ready = true;
+            self.ready.push_back(id);
+        }
+        Some(connection)
+    }
+
     /// Takes a connection out, to work on it beside the rest of the shard. It is put back with [`Connections::put`].
     pub(crate) fn take(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         self.open.remove(&id)

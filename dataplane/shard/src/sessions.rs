@@ -3,6 +3,7 @@
 //! with it its peer, until there is room.
 
 use crate::connection::{Blocked, Closing, Connection, Sending};
+use crate::metrics::Metrics;
 use crate::produce::{Rejected, refusal};
 use crate::shard::{Phase, Shard};
 use crate::undurable::Waiter;
@@ -208,13 +209,18 @@ impl Shard {
                     request,
                     credit_bytes,
                 ) {
-                    self.acknowledge_on(connection, waiting.ack, credit_bytes);
+                    acknowledge_on(&self.metrics, connection, waiting.ack, credit_bytes);
                 }
                 Flow::On
             }
             Err(Rejected::Error { code, detail }) => {
                 self.metrics.errors_total.add(1);
-                self.acknowledge_on(connection, refusal(request, code, detail), credit_bytes);
+                acknowledge_on(
+                    &self.metrics,
+                    connection,
+                    refusal(request, code, detail),
+                    credit_bytes,
+                );
                 Flow::On
             }
             Err(Rejected::Busy) => {
@@ -227,7 +233,8 @@ impl Shard {
             Err(Rejected::Elsewhere(place)) => {
                 let catalogue = self.catalogue.as_ref().expect("it said where");
                 if place.leader != catalogue.node {
-                    self.acknowledge_on(
+                    acknowledge_on(
+                        &self.metrics,
                         connection,
                         refusal(request, ErrorCode::NotLeader, 0),
                         credit_bytes,
@@ -255,21 +262,11 @@ impl Shard {
         }
     }
 
-    fn acknowledge_on(&self, connection: &mut Connection, ack: Ack, credit_bytes: u64) {
-        if ack.code.is_none() {
-            self.metrics.batches_acked_total.add(1);
-        }
-        connection.session.give_back(credit_bytes);
-        connection.push_ack(ack);
-    }
-
     /// Queues an acknowledgement on its connection, if that is still there.
     pub(crate) fn acknowledge(&mut self, id: ConnectionId, ack: Ack, credit_bytes: u64) {
-        let Some(mut connection) = self.connections.take(id) else {
-            return;
-        };
-        self.acknowledge_on(&mut connection, ack, credit_bytes);
-        self.put_back(connection);
+        if let Some(connection) = self.connections.get_ready(id) {
+            acknowledge_on(&self.metrics, connection, ack, credit_bytes);
+        }
     }
 
     /// Another shard's answer to a batch that was forwarded to it.
@@ -593,6 +590,18 @@ impl Shard {
             self.room(now, effects);
         }
     }
+}
+
+/// Queues an acknowledgement and gives its credit back.
+fn acknowledge_on(metrics: &Metrics, connection: &mut Connection, ack: Ack, credit_bytes: u64) {
+    if connection.closing == Closing::Now {
+        return;
+    }
+    if ack.code.is_none() {
+        metrics.batches_acked_total.add(1);
+    }
+    connection.session.give_back(credit_bytes);
+    connection.push_ack(ack);
 }
 
 /// A subscription's total, held to the largest window beyond what was spent.
