@@ -20,6 +20,9 @@ use tiderace_base::limits;
 /// Variables that mean something to the program without being keys of the configuration.
 const OTHER_VARIABLES: [&str; 2] = ["TIDERACE_CONFIG", "TIDERACE_SERVER"];
 
+/// No upper bound but what the host has.
+const UNBOUNDED: u64 = usize::MAX as u64;
+
 /// How logs are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LogFormat {
@@ -178,8 +181,13 @@ impl Settings {
         if (least..=most).contains(&bytes) {
             return Ok(bytes);
         }
-        let (least, most) = (units::show_bytes(least), units::show_bytes(most));
-        Err(self.wrong(name, format!("is out of bounds: {least} to {most}")))
+        let least = units::show_bytes(least);
+        let bounds = if most == UNBOUNDED {
+            format!("at least {least}")
+        } else {
+            format!("{least} to {}", units::show_bytes(most))
+        };
+        Err(self.wrong(name, format!("is out of bounds: {bounds}")))
     }
 
     fn duration(&self, name: &str, least: Duration, most: Duration) -> Result<Duration, Failure> {
@@ -213,12 +221,11 @@ impl Settings {
                 "leaves no room for the other shards' ports above it",
             ));
         }
-        let most = usize::MAX as u64;
         let memory_bytes = if is_auto("memory") {
             None
         } else {
             let least = limits::SHARD_MEMORY_BYTES_MIN as u64 * u64::from(shards.unwrap_or(1));
-            usize::try_from(self.bytes("memory", least, most)?).ok()
+            usize::try_from(self.bytes("memory", least, UNBOUNDED)?).ok()
         };
         let segment_bytes =
             self.bytes("segment", 4 * limits::MIB as u64, limits::SEGMENT_BYTES_MAX)?;

@@ -39,6 +39,9 @@ pub(crate) struct Counted {
     pub(crate) serves: Option<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
+/// All values of one name: the name, its help, and each thread's label with its value.
+type Named = (String, &'static str, Vec<(String, u64)>);
+
 /// The health of one node.
 #[derive(Default)]
 pub(crate) struct Health {
@@ -119,7 +122,7 @@ impl Health {
             );
         }
         // All values of one name stand together: collect by name, in the order of the first thread that has it.
-        let mut names: Vec<(String, &'static str, Vec<(String, u64)>)> = Vec::new();
+        let mut names: Vec<Named> = Vec::new();
         for counted in self.counted() {
             (counted.source)(&mut |name, help, value| {
                 let name = format!("tiderace_{}_{name}", counted.family);

@@ -125,10 +125,7 @@ impl Table {
 /// Bytes as text for people: UTF-8 as it is, with what would move a terminal's cursor escaped; the rest in hexadecimal.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     match core::str::from_utf8(bytes) {
-        Ok(text) => text
-            .chars()
-            .flat_map(|letter| Escaped::of(letter))
-            .collect(),
+        Ok(text) => text.chars().flat_map(Escaped::of).collect(),
         Err(_) => {
             let mut shown = String::from("0x");
             for byte in bytes {

@@ -69,7 +69,7 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
             };
             let file = File::open(path).map_err(unreadable)?;
             let metadata = file.metadata().map_err(unreadable)?;
-            (Box::new(file), metadata.is_file().then(|| metadata.len()))
+            (Box::new(file), metadata.is_file().then_some(metadata.len()))
         }
         None => {
             if io::stdin().is_terminal() {

@@ -276,7 +276,7 @@ async fn delete(path: &str, server: &cli::Server, format: Format) -> Result<(), 
     let mut output = Output::new();
     match format {
         Format::Json => {
-            output.json(&serde_json::json!({ "deleted": path, "id": stream.id.get() }))?
+            output.json(&serde_json::json!({ "deleted": path, "id": stream.id.get() }))?;
         }
         Format::Table => output.line(format!("deleted {path}"))?,
     }

@@ -101,7 +101,7 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
             "no address that a client can connect to",
         ),
         ("advertise", "host", "neither an IP address nor auto"),
-        ("memory", "1MiB", "out of bounds: 24MiB to"),
+        ("memory", "1MiB", "out of bounds: at least 24MiB"),
         ("memory", "lots", "begin with a digit"),
         ("segment", "1MiB", "out of bounds: 4MiB to 2GiB"),
         ("segment", "3GiB", "out of bounds: 4MiB to 2GiB"),

@@ -97,7 +97,7 @@ pub(crate) fn recover(
             family: "shard",
             label: index.to_string(),
             source: Box::new(move |take| {
-                metrics.each(|name, help, _, value| take(name, help, value))
+                metrics.each(|name, help, _, value| take(name, help, value));
             }),
             serves: Some(Box::new(move || serving.serving.get() == 1)),
         });
