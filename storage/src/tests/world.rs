@@ -158,6 +158,7 @@ pub(super) struct World {
     pub(super) fatal: Option<Fatal>,
     pub(super) checkpoints: u64,
     pub(super) reads_answered: u64,
+    pub(super) recycled: u64,
     pub(super) read_only: bool,
     /// The next chunk write fails with this.
     pub(super) fail_write: Option<DiskError>,
@@ -211,6 +212,7 @@ impl World {
             fatal: None,
             checkpoints: 0,
             reads_answered: 0,
+            recycled: 0,
             read_only: false,
             fail_write: None,
             slot_seq: 0,
