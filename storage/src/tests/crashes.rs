@@ -4,7 +4,6 @@
 use super::world::{World, key};
 use crate::OpenError;
 use tiderace_base::disk::DiskError;
-use tiderace_base::position::Offset;
 
 fn turn(world: &mut World) {
     let appends = world.prng.below(8);
@@ -41,7 +40,9 @@ fn turn(world: &mut World) {
                     start
                 };
                 let to = world.prng.range(from, end + 1);
-                world.starts.insert(key(partition), Offset::new(to));
+                if world.advance_start(partition, to).is_err() {
+                    break;
+                }
             }
         }
         world.reclaim();
@@ -69,6 +70,11 @@ fn open_through_crashes(world: &mut World) {
             Ok(owner) => {
                 world.disk.fuel = None;
                 world.check_recovered(&owner);
+                // What is kept can be read, whatever was being released.
+                for partition in 0..5 {
+                    let start = world.starts.get(&key(partition)).map_or(0, |it| it.get());
+                    world.ask(partition, start, 1);
+                }
                 return;
             }
             Err(OpenError::Disk {

@@ -149,6 +149,8 @@ pub(super) struct World {
     dirty: BTreeSet<u64>,
     feeding: Option<bool>,
     pub(super) starts: BTreeMap<PartitionKey, Offset>,
+    /// Each with the end of the entry that says it: a crash that loses the entry takes the start back.
+    starts_log: Vec<(Lsn, PartitionKey, Offset)>,
     pub(super) acked: Lsn,
     pub(super) now: Now,
     boots: u64,
@@ -203,6 +205,7 @@ impl World {
             dirty: BTreeSet::new(),
             feeding: None,
             starts: BTreeMap::new(),
+            starts_log: Vec::new(),
             acked: Lsn::ZERO,
             now: Now::default(),
             boots: 0,
@@ -289,6 +292,22 @@ impl World {
             "seed {seed}: the end went back behind what was acknowledged"
         );
         self.acked = end;
+        self.starts_log.retain(|(said, _, _)| *said <= end);
+        for (_, key, start) in &self.starts_log {
+            self.starts.insert(*key, *start);
+        }
+        let log = &self.starts_log;
+        self.starts
+            .retain(|key, _| log.iter().any(|(_, it, _)| it == key));
+    }
+
+    /// The partition starts here from now on: an entry says so.
+    pub(super) fn advance_start(&mut self, partition: u64, to: u64) -> Result<(), Refused> {
+        let placed = self.append_control()?;
+        let (key, start) = (key(partition), Offset::new(to));
+        self.starts_log.push((placed.end, key, start));
+        self.starts.insert(key, start);
+        Ok(())
     }
 
     pub(super) fn append(&mut self, body_bytes: usize) -> Result<Placed, Refused> {
