@@ -1,0 +1,314 @@
+//! The command line.
+
+use crate::batches::Shape;
+use crate::load::{Mode, Plan, Wait};
+use crate::schedule::Arrivals;
+use crate::setup::Wanted;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tiderace_base::catalogue::Durability;
+
+/// Load for a Tiderace node, measured so that the figures can be believed.
+///
+/// Latency counts from the time at which a batch was meant to be sent, whether or not the server kept up. Percentiles
+/// that rest on too few samples are refused; a missed rate and a generator that was itself the limit are said.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Sends batches at a rate or as fast as they are acknowledged, and reports rates and latencies.
+    Run(Box<RunArguments>),
+    /// Produces with exact retries while the server may die and come back, and verifies that nothing acknowledged was
+    /// lost, duplicated or reordered. Exits with 1 when something was.
+    Integrity(Box<IntegrityArguments>),
+    /// Runs the floor and `tiderace serve` in turns under the same three workloads and prints how far apart they are.
+    FloorCompare(Box<CompareArguments>),
+}
+
+/// A durability by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Level {
+    /// Acknowledged from memory.
+    Memory,
+    /// On the leader's disk.
+    Local,
+    /// On the disks of a quorum.
+    Quorum,
+}
+
+impl Level {
+    const fn durability(self) -> Durability {
+        match self {
+            Self::Memory => Durability::Memory,
+            Self::Local => Durability::Local,
+            Self::Quorum => Durability::Quorum,
+        }
+    }
+}
+
+/// Seconds, with fractions; `s` and `ms` are understood.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, scale) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 1e-3),
+        (None, Some(number)) => (number, 1.0),
+        (None, None) => (text, 1.0),
+    };
+    number
+        .parse::<f64>()
+        .ok()
+        .map(|seconds| seconds * scale)
+        .filter(|seconds| (0.0..1e9).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("{text:?} is no time: write 10, 10s or 500ms"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|rate| *rate > 0.0 && rate.is_finite())
+        .ok_or_else(|| format!("{text:?} is no rate: write a number of batches a second above 0"))
+}
+
+/// Where and what to write.
+#[derive(Args, Debug)]
+pub(crate) struct TargetArguments {
+    /// Any port of the node.
+    #[arg(long, default_value = "127.0.0.1:7450")]
+    pub(crate) server: SocketAddr,
+    /// The stream; made if absent.
+    #[arg(long, default_value = "loadgen")]
+    pub(crate) stream: String,
+    /// Its partitions.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) partitions: u32,
+    /// What its acknowledgements promise. The node's default if not given.
+    #[arg(long)]
+    pub(crate) durability: Option<Level>,
+}
+
+impl TargetArguments {
+    /// The stream.
+    #[must_use]
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            path: self.stream.as_str().into(),
+            partitions: self.partitions,
+            durability: self.durability.map(Level::durability),
+        }
+    }
+}
+
+/// See [`Command::Run`].
+#[derive(Args, Debug)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// Open loop: so many batches a second over all connections, whatever the server does.
+    #[arg(long, value_parser = rate, conflicts_with = "saturate", required_unless_present = "saturate")]
+    rate: Option<f64>,
+    /// Saturation: as many batches in flight as --in-flight allows, all the time.
+    #[arg(long)]
+    saturate: bool,
+    /// How an open loop's batches are spread.
+    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
+    arrivals: Arrivals,
+    /// Producing connections.
+    #[arg(long, default_value_t = 8)]
+    connections: usize,
+    /// Batches in flight of each connection.
+    #[arg(long, default_value_t = 16)]
+    in_flight: usize,
+    /// Records of a batch.
+    #[arg(long, default_value_t = 1)]
+    batch_records: u32,
+    /// Bytes of a record's value. Its key has 16 more.
+    #[arg(long, default_value_t = 256)]
+    record_bytes: usize,
+    /// Whether batches are numbered and deduplicated, as the client does it.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    idempotent: bool,
+    /// A consumer listens and measures delivery.
+    #[arg(long)]
+    subscribe: bool,
+    /// Before anything is measured.
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    warmup: Duration,
+    /// The measured part.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    duration: Duration,
+    /// How long answers are waited for at the end.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    patience: Duration,
+    /// The generator's core.
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// How the generator waits.
+    #[arg(long, value_enum, default_value_t = Wait::Auto)]
+    wait: Wait,
+    /// The server's process, where it runs here: its processor time and memory are reported.
+    #[arg(long)]
+    server_pid: Option<u32>,
+    /// Where the server writes, so that the report can name the file system.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Decides arrivals, keys and values.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Writes the report as JSON to this file; `-` is standard output.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Writes the distribution of the response time (of the delivery time with --subscribe as well) as `.hgrm`.
+    #[arg(long)]
+    pub(crate) hgrm: Option<PathBuf>,
+}
+
+impl RunArguments {
+    /// The plan.
+    #[must_use]
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
+            server: self.target.server,
+            wanted: self.target.wanted(),
+            shape: Shape {
+                records: self.batch_records,
+                value_bytes: self.record_bytes,
+            },
+            mode: match self.rate {
+                Some(rate) => Mode::Open {
+                    rate,
+                    arrivals: self.arrivals,
+                },
+                None => Mode::Saturation,
+            },
+            connections: self.connections,
+            in_flight: self.in_flight,
+            idempotent: self.idempotent,
+            subscribe: self.subscribe,
+            warmup: self.warmup,
+            duration: self.duration,
+            patience: self.patience,
+            cpu: self.cpu,
+            wait: self.wait,
+            server_pid: self.server_pid,
+            data: self.data.clone(),
+            seed: self.seed,
+        }
+    }
+}
+
+/// See [`Command::Integrity`].
+#[derive(Args, Debug)]
+pub(crate) struct IntegrityArguments {
+    #[command(flatten)]
+    pub(crate) target: TargetArguments,
+    /// Producers, each with an id of its own.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) producers: u32,
+    /// Bytes of a record's value.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) record_bytes: usize,
+    /// Records a second over all producers; 0: as fast as they are acknowledged.
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) rate: u64,
+    /// Ends sending after this time.
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub(crate) duration: Duration,
+    /// Ends sending after so many records, if that comes first.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    /// How long nothing at all may be acknowledged or delivered before the run gives up.
+    #[arg(long, value_parser = duration, default_value = "60s")]
+    pub(crate) deadline: Duration,
+    /// Appends what was acknowledged to this file, as it is acknowledged.
+    #[arg(long)]
+    pub(crate) ledger: Option<PathBuf>,
+    /// Sends nothing: reads the stream and checks that it holds what this ledger says was acknowledged.
+    #[arg(long, conflicts_with = "ledger")]
+    pub(crate) verify_ledger: Option<PathBuf>,
+    /// The thread's core.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
+    /// Writes the report as JSON to this file; `-` is standard output.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// See [`Command::FloorCompare`].
+#[derive(Args, Debug)]
+pub(crate) struct CompareArguments {
+    /// The floor's program. Beside this program if not given.
+    #[arg(long)]
+    pub(crate) floor: Option<PathBuf>,
+    /// The `tiderace` program. Beside this program if not given.
+    #[arg(long)]
+    pub(crate) tiderace: Option<PathBuf>,
+    /// A directory for both servers' data, on the disk to be measured. What it makes in there is removed again.
+    #[arg(long, default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Rounds: in each, every workload runs once on each server.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// The measured part of each run.
+    #[arg(long, default_value = "4s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Before each.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) warmup: Duration,
+    /// The servers' core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) server_cpu: usize,
+    /// The generator's core.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cpu: usize,
+    /// Writes the report as JSON to this file; `-` is standard output.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_is_either_at_a_rate_or_saturated() {
+        let parse = |extra: &[&str]| {
+            let words = ["loadgen", "run"].iter().chain(extra);
+            Arguments::try_parse_from(words)
+        };
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--rate", "0"]).is_err());
+        assert!(parse(&["--rate", "5", "--saturate"]).is_err());
+        let Ok(Arguments {
+            command: Command::Run(run),
+        }) = parse(&["--rate", "5", "--duration", "500ms"])
+        else {
+            panic!("a rate is enough");
+        };
+        let plan = run.plan();
+        assert_eq!(plan.duration, Duration::from_millis(500));
+        assert!(matches!(plan.mode, Mode::Open { rate, .. } if (rate - 5.0).abs() < 1e-9));
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
+        assert!(duration("-1s").is_err());
+        assert!(duration("ten").is_err());
+    }
+}

@@ -1,0 +1,340 @@
+//! How far the product is from the floor: both servers run alternately on one core, the generator on another, under the
+//! same three workloads, A B A B, so that a machine whose speed drifts gives each pair the same drift. Only the ratios
+//! within pairs mean anything; the calibration says what the machine could do meanwhile.
+
+mod calibrate;
+mod server;
+mod statistics;
+
+use crate::batches::Shape;
+use crate::cli::CompareArguments;
+use crate::environment::Environment;
+use crate::load::{Mode, Plan, Wait, execute};
+use crate::output;
+use crate::report::Report;
+use crate::setup::Wanted;
+use calibrate::Calibration;
+use serde::Serialize;
+use server::{Kind, Server};
+use statistics::Paired;
+use std::process::ExitCode;
+use std::time::Duration;
+use tiderace_base::catalogue::Durability;
+
+/// What is compared, and by which figure.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    name: &'static str,
+    connections: usize,
+    in_flight: usize,
+    partitions: u32,
+    shape: Shape,
+    figure: Figure,
+    /// The ratio to reach, product over floor, and what it is called.
+    goal: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Figure {
+    /// Batches acknowledged a second: more is better.
+    Rate,
+    /// Median response: less is better.
+    Median,
+}
+
+const CASES: [Case; 3] = [
+    Case {
+        name: "64 KiB batches, 8 connections",
+        connections: 8,
+        in_flight: 4,
+        partitions: 8,
+        shape: Shape {
+            records: 64,
+            value_bytes: 960,
+        },
+        figure: Figure::Rate,
+        goal: "throughput >= 0.65 of the floor",
+    },
+    Case {
+        name: "256 B records, 64 connections x 16",
+        connections: 64,
+        in_flight: 16,
+        partitions: 64,
+        shape: Shape {
+            records: 1,
+            value_bytes: 256,
+        },
+        figure: Figure::Rate,
+        goal: "at least 1,000,000 acknowledgements a second",
+    },
+    Case {
+        name: "one record at a time",
+        connections: 1,
+        in_flight: 1,
+        partitions: 1,
+        shape: Shape {
+            records: 1,
+            value_bytes: 256,
+        },
+        figure: Figure::Median,
+        goal: "median <= 1.5 x the floor's",
+    },
+];
+
+/// One run on one server.
+#[derive(Clone, Debug, Serialize)]
+struct Sample {
+    batches_per_s: f64,
+    bytes_per_s: f64,
+    p50_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    server_cpu_s_per_gb: Option<f64>,
+    generator_share: Option<f64>,
+    warnings: Vec<String>,
+}
+
+impl Sample {
+    fn of(report: &Report) -> Self {
+        Self {
+            batches_per_s: report.rates.batches_per_s,
+            bytes_per_s: report.rates.bytes_per_s,
+            p50_ns: report.response_ns.p50,
+            p99_ns: report.response_ns.p99,
+            server_cpu_s_per_gb: report
+                .server
+                .as_ref()
+                .and_then(|server| server.cpu_s_per_gb),
+            generator_share: report.generator.share,
+            warnings: report.warnings.clone(),
+        }
+    }
+
+    fn figure(&self, figure: Figure) -> Option<f64> {
+        match figure {
+            Figure::Rate => Some(self.batches_per_s),
+            Figure::Median => self.p50_ns.map(|ns| ns as f64),
+        }
+        .filter(|value| *value > 0.0)
+    }
+}
+
+/// One workload on both servers.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    workload: &'static str,
+    compared: &'static str,
+    goal: &'static str,
+    floor_median: Option<f64>,
+    tiderace_median: Option<f64>,
+    /// Product over floor.
+    ratio: Option<Paired>,
+    /// Product over floor, processor seconds for each GB.
+    cpu_ratio: Option<Paired>,
+    floor: Vec<Sample>,
+    tiderace: Vec<Sample>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Comparison {
+    environment: Environment,
+    calibration: Vec<Calibration>,
+    rounds: u32,
+    server_cpu: usize,
+    generator_cpu: usize,
+    rows: Vec<Row>,
+    warnings: Vec<String>,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// A sentence for people: a server could not be started, or a run failed.
+#[expect(clippy::print_stderr, reason = "a program speaks to its user")]
+pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
+    let folder = server::Folder::make(&arguments.dir)?;
+    let floor = server::program(arguments.floor.as_deref(), "floor")?;
+    let tiderace = server::program(arguments.tiderace.as_deref(), "tiderace")?;
+    let environment = Environment::read(Some(folder.path()));
+    eprintln!("environment  {}", environment.line());
+    let mut calibration = Vec::new();
+    let mut samples: Vec<[Vec<Sample>; 2]> = CASES.iter().map(|_| [vec![], vec![]]).collect();
+    for round in 0..arguments.rounds {
+        let measured = calibrate::measure(folder.path(), arguments.cpu)?;
+        eprintln!("round {:<3}    {}", round + 1, measured.line());
+        calibration.push(measured);
+        for (at, case) in CASES.iter().enumerate() {
+            // The order within a pair changes each round, so that neither always runs on the warmer machine.
+            let order = if round % 2 == 0 {
+                [Kind::Floor, Kind::Tiderace]
+            } else {
+                [Kind::Tiderace, Kind::Floor]
+            };
+            for kind in order {
+                let program = match kind {
+                    Kind::Floor => &floor,
+                    Kind::Tiderace => &tiderace,
+                };
+                let server = Server::start(kind, program, &folder, arguments.server_cpu)?;
+                let plan = plan(case, &server, arguments, &folder, round);
+                let (report, _) = execute(&plan)?;
+                server.stop();
+                if report.failed {
+                    return Err(format!(
+                        "{} on {kind}: {}",
+                        case.name,
+                        report.warnings.join("; ")
+                    ));
+                }
+                let sample = Sample::of(&report);
+                eprintln!("             {:<36} {kind:<9} {}", case.name, line(&sample));
+                samples[at][kind as usize].push(sample);
+            }
+        }
+    }
+    let rows: Vec<Row> = CASES
+        .iter()
+        .zip(samples)
+        .map(|(case, [floor, tiderace])| row(case, floor, tiderace))
+        .collect();
+    let mut comparison = Comparison {
+        environment,
+        calibration,
+        rounds: arguments.rounds,
+        server_cpu: arguments.server_cpu,
+        generator_cpu: arguments.cpu,
+        rows,
+        warnings: Vec::new(),
+    };
+    comparison.warn();
+    eprintln!("{}", comparison.text());
+    if let Some(path) = &arguments.json {
+        output::json(path, &comparison)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan(
+    case: &Case,
+    server: &Server,
+    arguments: &CompareArguments,
+    folder: &server::Folder,
+    round: u32,
+) -> Plan {
+    Plan {
+        server: server.address(),
+        wanted: Wanted {
+            path: "compare".into(),
+            partitions: case.partitions,
+            durability: Some(Durability::Local),
+        },
+        shape: case.shape,
+        mode: Mode::Saturation,
+        connections: case.connections,
+        in_flight: case.in_flight,
+        idempotent: true,
+        subscribe: false,
+        warmup: arguments.warmup,
+        duration: arguments.duration,
+        patience: Duration::from_secs(10),
+        cpu: Some(arguments.cpu),
+        wait: Wait::Auto,
+        server_pid: Some(server.pid()),
+        data: Some(folder.path().to_owned()),
+        seed: u64::from(round) + 1,
+    }
+}
+
+fn row(case: &Case, floor: Vec<Sample>, tiderace: Vec<Sample>) -> Row {
+    let figures = |samples: &[Sample]| -> Vec<Option<f64>> {
+        samples
+            .iter()
+            .map(|sample| sample.figure(case.figure))
+            .collect()
+    };
+    let costs = |samples: &[Sample]| -> Vec<Option<f64>> {
+        samples
+            .iter()
+            .map(|sample| sample.server_cpu_s_per_gb)
+            .collect()
+    };
+    let (floor_figures, tiderace_figures) = (figures(&floor), figures(&tiderace));
+    Row {
+        workload: case.name,
+        compared: match case.figure {
+            Figure::Rate => "batches/s",
+            Figure::Median => "p50 ns",
+        },
+        goal: case.goal,
+        floor_median: statistics::median(floor_figures.iter().copied().flatten()),
+        tiderace_median: statistics::median(tiderace_figures.iter().copied().flatten()),
+        ratio: Paired::of(&tiderace_figures, &floor_figures),
+        cpu_ratio: Paired::of(&costs(&tiderace), &costs(&floor)),
+        floor,
+        tiderace,
+    }
+}
+
+fn line(sample: &Sample) -> String {
+    let us = |ns: Option<u64>| ns.map_or(f64::NAN, |ns| ns as f64 / 1000.0);
+    format!(
+        "{:9.0} batches/s {:7.1} MB/s  p50 {:8.1} us  p99 {:8.1} us  {:6.3} CPU s/GB{}",
+        sample.batches_per_s,
+        sample.bytes_per_s / 1e6,
+        us(sample.p50_ns),
+        us(sample.p99_ns),
+        sample.server_cpu_s_per_gb.unwrap_or(f64::NAN),
+        if sample.warnings.is_empty() {
+            ""
+        } else {
+            "  !"
+        }
+    )
+}
+
+impl Comparison {
+    fn warn(&mut self) {
+        let mut all: Vec<String> = Vec::new();
+        for row in &self.rows {
+            for (kind, samples) in [(Kind::Floor, &row.floor), (Kind::Tiderace, &row.tiderace)] {
+                let mut heard: Vec<&String> =
+                    samples.iter().flat_map(|sample| &sample.warnings).collect();
+                heard.sort();
+                heard.dedup();
+                all.extend(
+                    heard
+                        .into_iter()
+                        .map(|warning| format!("{} on {kind}: {warning}", row.workload)),
+                );
+            }
+        }
+        if self.rounds < 5 {
+            all.push(format!("{} rounds are few: take at least 5", self.rounds));
+        }
+        self.warnings = all;
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![String::new()];
+        for row in &self.rows {
+            lines.push(format!("{} ({})", row.workload, row.goal));
+            let show = |value: Option<f64>| {
+                value.map_or_else(|| "none".to_owned(), |value| format!("{value:.0}"))
+            };
+            lines.push(format!(
+                "    {}: floor {}, tiderace {}",
+                row.compared,
+                show(row.floor_median),
+                show(row.tiderace_median)
+            ));
+            for (what, ratio) in [("ratio", &row.ratio), ("CPU s/GB, ratio", &row.cpu_ratio)] {
+                if let Some(ratio) = ratio {
+                    lines.push(format!("    {what}: {}", ratio.line()));
+                }
+            }
+        }
+        for warning in &self.warnings {
+            lines.push(format!("WARNING  {warning}"));
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,145 @@
+//! Where a figure was measured: the processor, the kernel, the file system; and what a thread or a process used of it.
+//! Everything is read from `/proc`; what cannot be read is said to be unknown, never guessed.
+
+use serde::Serialize;
+use std::fs::read_to_string;
+use std::path::Path;
+
+/// The machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Environment {
+    /// The processor's name.
+    pub(crate) cpu: String,
+    /// Cores that this process may use.
+    pub(crate) cores: Vec<usize>,
+    /// The kernel's release.
+    pub(crate) kernel: String,
+    /// Memory, in KiB.
+    pub(crate) memory_kib: u64,
+    /// Type and device of the file system that was written to, where it is known.
+    pub(crate) file_system: Option<String>,
+    /// Version of this program.
+    pub(crate) version: &'static str,
+    /// Whether it was built with optimisation. Without it no figure means anything.
+    pub(crate) optimised: bool,
+}
+
+impl Environment {
+    /// Reads it. `data` is the directory that the server writes to, where it is local and known.
+    #[must_use]
+    pub(crate) fn read(data: Option<&Path>) -> Self {
+        let unknown = || "unknown".to_owned();
+        let field = |text: &str, name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
+        };
+        let memory = read_to_string("/proc/meminfo").unwrap_or_default();
+        Self {
+            cpu: read_to_string("/proc/cpuinfo")
+                .ok()
+                .and_then(|text| field(&text, "model name"))
+                .unwrap_or_else(unknown),
+            cores: tiderace_io::pin::allowed().unwrap_or_default(),
+            kernel: read_to_string("/proc/sys/kernel/osrelease")
+                .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+            memory_kib: field(&memory, "MemTotal")
+                .and_then(|text| text.split(' ').next()?.parse().ok())
+                .unwrap_or(0),
+            file_system: data.and_then(file_system),
+            version: env!("CARGO_PKG_VERSION"),
+            optimised: !cfg!(debug_assertions),
+        }
+    }
+
+    /// One line for people.
+    #[must_use]
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{}; {} cores; Linux {}; {} GiB; file system {}{}",
+            self.cpu,
+            self.cores.len(),
+            self.kernel,
+            self.memory_kib >> 20,
+            self.file_system.as_deref().unwrap_or("unknown"),
+            if self.optimised {
+                ""
+            } else {
+                "; BUILT WITHOUT OPTIMISATION"
+            }
+        )
+    }
+}
+
+/// The mount that a path lies on: the longest mount point that is a prefix of it.
+fn file_system(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let mounts = read_to_string("/proc/self/mounts").ok()?;
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            let (device, point, kind) = (words.next()?, words.next()?, words.next()?);
+            path.starts_with(point)
+                .then(|| (point.len(), format!("{kind} on {device}")))
+        })
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, text)| text)
+}
+
+/// Nanoseconds that the calling thread has run so far. `None` where the kernel does not say.
+#[must_use]
+pub(crate) fn thread_cpu_ns() -> Option<u64> {
+    let text = read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Usage {
+    /// Processor time, user and kernel, of all its threads, in nanoseconds.
+    pub(crate) cpu_ns: u64,
+    /// The most memory that was resident at once, in KiB.
+    pub(crate) peak_rss_kib: u64,
+}
+
+impl Usage {
+    /// Of a process of this machine. `None` when there is no such process.
+    #[must_use]
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in brackets and may hold anything; what follows is numbers. Ticks are 10 ms on every Linux
+        // that we know: the kernel's ABI has fixed USER_HZ to 100.
+        let mut words = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+        let user: u64 = words.next()?.parse().ok()?;
+        let system: u64 = words.next()?.parse().ok()?;
+        let status = read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let peak_rss_kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|rest| rest.trim().split(' ').next()?.parse().ok())
+            .unwrap_or(0);
+        Some(Self {
+            cpu_ns: (user + system) * 10_000_000,
+            peak_rss_kib,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_and_this_process_can_be_read() {
+        let environment = Environment::read(Some(Path::new("/tmp")));
+        assert!(!environment.cores.is_empty());
+        assert!(environment.kernel.contains('.'));
+        assert!(environment.memory_kib > 0);
+        assert!(environment.file_system.is_some());
+        assert!(environment.line().contains("cores"));
+        let usage = Usage::of(std::process::id()).expect("we run");
+        assert!(usage.peak_rss_kib > 0);
+        assert_eq!(Usage::of(u32::MAX), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! What a run has counted. A batch belongs to the measured part when it was *meant* to be sent in it; throughput counts
+//! what was acknowledged in it. Batches that were never answered enter the distribution with the time that they had
+//! waited when the run gave up on them: they are at least that late, and leaving them out would flatter the server.
+
+use super::link::Times;
+use crate::latency::Latency;
+use std::collections::BTreeMap;
+use tiderace_wire::error::ErrorCode;
+
+/// Where a run stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Sessions are being opened.
+    Opening,
+    /// Batches are sent, or what was due is waited for.
+    Running {
+        /// The first batch may be sent.
+        start_ns: u64,
+        /// The warm-up is over.
+        measured_ns: u64,
+        /// No batch is due any more.
+        end_ns: u64,
+        /// From the monotonic clock to the wall clock, in microseconds.
+        wall_offset_us: i64,
+    },
+}
+
+impl Phase {
+    /// Whether a time lies in the measured part.
+    #[must_use]
+    pub(crate) const fn measures(&self, at_ns: u64) -> bool {
+        match self {
+            Self::Opening => false,
+            Self::Running {
+                measured_ns,
+                end_ns,
+                ..
+            } => at_ns >= *measured_ns && at_ns < *end_ns,
+        }
+    }
+}
+
+/// The counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// From the intended time to the acknowledgement.
+    pub(crate) response: Latency,
+    /// From the time of sending to the acknowledgement.
+    pub(crate) service: Latency,
+    /// From the intended time to the time of sending, where only the generator can have been late.
+    pub(crate) lag: Latency,
+    /// From the intended time to the arrival at the subscriber.
+    pub(crate) delivery: Latency,
+    /// Batches sent.
+    pub(crate) sent: u64,
+    /// Batches acknowledged.
+    pub(crate) acked: u64,
+    /// Batches acknowledged in the measured part.
+    pub(crate) acked_measured: u64,
+    /// Batches that were meant to be sent in the measured part and have an outcome.
+    pub(crate) measured: u64,
+    /// Batches of the measured part that were never acknowledged.
+    pub(crate) unfinished: u64,
+    /// Batches that the subscribers got.
+    pub(crate) delivered: u64,
+    /// Offsets that the subscribers did not get in order.
+    pub(crate) delivered_out_of_order: u64,
+    /// Whether there are subscribers.
+    pub(crate) subscribed: bool,
+    /// Batches refused.
+    pub(crate) refused_count: u64,
+    /// The same by reason.
+    pub(crate) refused: BTreeMap<u16, u64>,
+    /// Time of the measured part in which the thread did something.
+    pub(crate) busy_ns: u64,
+    /// Processor time of the thread at the beginning and at the end of the measured part.
+    pub(crate) cpu_ns: [Option<u64>; 2],
+    /// Why the run ended early.
+    pub(crate) failed: Option<String>,
+    /// How many of the two were read.
+    marks: usize,
+}
+
+impl Tally {
+    /// Nothing counted yet, of a run with or without subscribers.
+    pub(crate) fn new(subscribed: bool) -> Self {
+        Self {
+            subscribed,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn acked(&mut self, times: Times, now_ns: u64, phase: Phase) {
+        self.acked += 1;
+        if phase.measures(now_ns) {
+            self.acked_measured += 1;
+        }
+        if phase.measures(times.intended_ns) {
+            self.measured += 1;
+            self.response.record(now_ns - times.intended_ns);
+            self.serve(times, now_ns);
+        }
+    }
+
+    fn serve(&mut self, times: Times, now_ns: u64) {
+        if let Some(sent_ns) = times.sent_ns {
+            self.service.record(now_ns.saturating_sub(sent_ns));
+        }
+    }
+
+    pub(super) fn unfinished(&mut self, times: Times, now_ns: u64, phase: Phase) {
+        if phase.measures(times.intended_ns) {
+            self.unfinished += 1;
+            self.measured += 1;
+            self.response.record(now_ns - times.intended_ns);
+            self.serve(times, now_ns);
+        }
+    }
+
+    pub(super) fn lag(&mut self, intended_ns: u64, lag_ns: u64, phase: Phase) {
+        if phase.measures(intended_ns) {
+            self.lag.record(lag_ns);
+        }
+    }
+
+    pub(super) fn refused(&mut self, code: ErrorCode) {
+        self.refused_count += 1;
+        *self.refused.entry(code.code()).or_default() += 1;
+    }
+
+    /// Whether the subscribers have what was acknowledged.
+    #[must_use]
+    pub(crate) fn delivered_all(&self) -> bool {
+        !self.subscribed || self.delivered >= self.acked
+    }
+
+    pub(super) fn busy(&mut self, from_ns: u64, to_ns: u64, phase: Phase) {
+        if phase.measures(from_ns) {
+            self.busy_ns += to_ns - from_ns;
+        }
+    }
+
+    /// Reads the thread's processor time when the measured part begins and when it ends.
+    pub(super) fn clock(&mut self, now_ns: u64, phase: Phase) {
+        let Phase::Running {
+            measured_ns,
+            end_ns,
+            ..
+        } = phase
+        else {
+            return;
+        };
+        if self.marks < 2 && now_ns >= [measured_ns, end_ns][self.marks] {
+            self.cpu_ns[self.marks] = crate::environment::thread_cpu_ns();
+            self.marks += 1;
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! A run's figures, for people and as JSON, and what is wrong with them. A figure that must not be believed carries its
+//! reason in `warnings`: a rate that was missed, a generator that was itself the limit, batches without an answer, a
+//! build without optimisation.
+
+use crate::batches::Shape;
+use crate::environment::Environment;
+use crate::latency::Summary;
+use crate::load::Tally;
+use crate::schedule::Arrivals;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tiderace_wire::error::ErrorCode;
+
+/// A rate that misses its target by more is marked.
+const RATE_TOLERANCE: f64 = 0.01;
+/// A generator that uses more of its core was itself the limit.
+const GENERATOR_SHARE_MAX: f64 = 0.95;
+/// An open loop whose own lateness at the 99th percentile is more than this much of its median response is marked.
+const LAG_SHARE_MAX: f64 = 0.5;
+
+/// What was asked for.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Workload {
+    /// The stream's path.
+    pub(crate) stream: String,
+    /// Its partitions.
+    pub(crate) partitions: u32,
+    /// What its acknowledgements promise.
+    pub(crate) durability: String,
+    /// Producing connections.
+    pub(crate) connections: usize,
+    /// Batches in flight of each.
+    pub(crate) in_flight: usize,
+    /// Records of a batch.
+    pub(crate) batch_records: u32,
+    /// Bytes of a record's value.
+    pub(crate) record_bytes: usize,
+    /// Bytes of a batch with its header.
+    pub(crate) batch_bytes: usize,
+    /// Whether batches are deduplicated.
+    pub(crate) idempotent: bool,
+    /// Whether a consumer listened.
+    pub(crate) subscribe: bool,
+    /// How batches were spread, in an open loop.
+    pub(crate) arrivals: Option<Arrivals>,
+    /// Before measuring.
+    pub(crate) warmup_s: f64,
+    /// Measuring.
+    pub(crate) duration_s: f64,
+    /// Whether the generator never slept.
+    pub(crate) spinning: bool,
+    /// The generator's core.
+    pub(crate) cpu: Option<usize>,
+    /// Decides arrivals, keys and values.
+    pub(crate) seed: u64,
+}
+
+/// Rates over the measured part.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Rates {
+    /// Batches a second that were wanted, in an open loop.
+    pub(crate) target_batches_per_s: Option<f64>,
+    /// Batches a second that were acknowledged.
+    pub(crate) batches_per_s: f64,
+    /// Records a second.
+    pub(crate) records_per_s: f64,
+    /// Bytes of batches, headers included, a second.
+    pub(crate) bytes_per_s: f64,
+    /// Whether the target was missed by more than 1 %.
+    pub(crate) missed: bool,
+}
+
+impl Rates {
+    /// From what was counted in `seconds`.
+    #[must_use]
+    pub(crate) fn new(target: Option<f64>, tally: &Tally, seconds: f64, shape: Shape) -> Self {
+        let batches_per_s = tally.acked_measured as f64 / seconds;
+        // An open loop with random gaps is held to what its schedule really asked for in this part.
+        let wanted = target.map(|target| {
+            (tally.measured as f64 / seconds).max(
+                // A run that ended early has not even scheduled what was wanted.
+                if tally.failed.is_some() { target } else { 0.0 },
+            )
+        });
+        Self {
+            target_batches_per_s: target,
+            batches_per_s,
+            records_per_s: batches_per_s * f64::from(shape.records),
+            bytes_per_s: batches_per_s * shape.batch_bytes() as f64,
+            missed: wanted.is_some_and(|wanted| batches_per_s < wanted * (1.0 - RATE_TOLERANCE)),
+        }
+    }
+}
+
+/// What the server's process used, over the whole run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Server {
+    /// Processor seconds.
+    pub(crate) cpu_s: f64,
+    /// The same for each 10^9 bytes of batches acknowledged.
+    pub(crate) cpu_s_per_gb: Option<f64>,
+    /// The most memory that was resident at once, in MiB.
+    pub(crate) peak_rss_mib: f64,
+}
+
+/// What the generator itself used.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Generator {
+    /// Share of its core in the measured part: processor time, or, when it spins, time in which it did something.
+    pub(crate) share: Option<f64>,
+    /// Whether it was itself the limit.
+    pub(crate) was_the_limit: bool,
+}
+
+/// Numbers of batches.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Batches {
+    /// Sent.
+    pub(crate) sent: u64,
+    /// Acknowledged.
+    pub(crate) acked: u64,
+    /// Refused, by reason.
+    pub(crate) refused: BTreeMap<String, u64>,
+    /// Due in the measured part and never acknowledged. They count in the response with the time they had waited.
+    pub(crate) unfinished: u64,
+    /// Delivered to the subscribers.
+    pub(crate) delivered: u64,
+    /// Deliveries out of order, or with a gap.
+    pub(crate) delivered_out_of_order: u64,
+}
+
+/// Everything about a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    /// `open loop` or `saturation`.
+    pub(crate) mode: &'static str,
+    /// What was asked for.
+    pub(crate) workload: Workload,
+    /// Where it was measured.
+    pub(crate) environment: Environment,
+    /// Rates.
+    pub(crate) rates: Rates,
+    /// Counts.
+    pub(crate) batches: Batches,
+    /// Nanoseconds from the intended time of sending to the acknowledgement.
+    pub(crate) response_ns: Summary,
+    /// Nanoseconds from the time of sending to the acknowledgement.
+    pub(crate) service_ns: Summary,
+    /// Nanoseconds that the generator itself was late, in an open loop.
+    pub(crate) schedule_lag_ns: Summary,
+    /// Nanoseconds from the intended time to the subscriber, in steps of 1,000.
+    pub(crate) delivery_ns: Option<Summary>,
+    /// The generator.
+    pub(crate) generator: Generator,
+    /// The server, where its process is known.
+    pub(crate) server: Option<Server>,
+    /// Why these figures, or some of them, must not be believed. Empty in a good run.
+    pub(crate) warnings: Vec<String>,
+    /// Whether the run ended early.
+    pub(crate) failed: bool,
+}
+
+impl Report {
+    /// Puts the figures together and says what is wrong with them.
+    #[must_use]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each part comes from another room and is used once"
+    )]
+    pub(crate) fn new(
+        mode: &'static str,
+        workload: Workload,
+        environment: Environment,
+        rates: Rates,
+        tally: &Tally,
+        server: Option<Server>,
+        spinning: bool,
+        duration_ns: u64,
+    ) -> Self {
+        let cpu_ns = match tally.cpu_ns {
+            [Some(begin), Some(end)] => Some(end.saturating_sub(begin)),
+            _ => None,
+        };
+        let used_ns = if spinning {
+            Some(tally.busy_ns)
+        } else {
+            cpu_ns
+        };
+        let share = used_ns.map(|ns| ns as f64 / duration_ns as f64);
+        let refused = tally
+            .refused
+            .iter()
+            .map(|(code, count)| {
+                let name = ErrorCode::from_code(*code)
+                    .map_or_else(|| code.to_string(), |code| format!("{code:?}"));
+                (name, *count)
+            })
+            .collect();
+        let mut report = Self {
+            mode,
+            workload,
+            environment,
+            rates,
+            batches: Batches {
+                sent: tally.sent,
+                acked: tally.acked,
+                refused,
+                unfinished: tally.unfinished,
+                delivered: tally.delivered,
+                delivered_out_of_order: tally.delivered_out_of_order,
+            },
+            response_ns: tally.response.summary(),
+            service_ns: tally.service.summary(),
+            schedule_lag_ns: tally.lag.summary(),
+            delivery_ns: tally.subscribed.then(|| tally.delivery.summary()),
+            generator: Generator {
+                share,
+                was_the_limit: share.is_some_and(|share| share > GENERATOR_SHARE_MAX),
+            },
+            server,
+            warnings: Vec::new(),
+            failed: tally.failed.is_some(),
+        };
+        report.warn(tally);
+        report
+    }
+
+    fn warn(&mut self, tally: &Tally) {
+        let mut say = |text: String| self.warnings.push(text);
+        if let Some(why) = &tally.failed {
+            say(format!("the run ended early: {why}"));
+        }
+        if !self.environment.optimised {
+            say("built without optimisation: no figure means anything".to_owned());
+        }
+        if self.rates.missed {
+            say(format!(
+                "the rate was missed by more than 1 %: {:.0} batches/s of {:.0}; the percentiles are those of a server that was behind",
+                self.rates.batches_per_s,
+                self.rates.target_batches_per_s.unwrap_or(0.0)
+            ));
+        }
+        if self.generator.was_the_limit {
+            say(format!(
+                "the generator was the limit ({:.0} % of its core): the server may be faster than this",
+                self.generator.share.unwrap_or(0.0) * 100.0
+            ));
+        }
+        if let (Some(lag), Some(median)) = (self.schedule_lag_ns.p99, self.response_ns.p50)
+            && lag as f64 > median as f64 * LAG_SHARE_MAX
+        {
+            say(format!(
+                "the generator was itself late: {:.1} us at p99, against a median of {:.1} us",
+                lag as f64 / 1000.0,
+                median as f64 / 1000.0
+            ));
+        }
+        if tally.unfinished > 0 {
+            say(format!(
+                "{} batches were never acknowledged: they count with the time that they had waited",
+                tally.unfinished
+            ));
+        }
+        if tally.refused_count > 0 {
+            say(format!("{} batches were refused", tally.refused_count));
+        }
+        if tally.delivered_out_of_order > 0 {
+            say(format!(
+                "{} deliveries were out of order",
+                tally.delivered_out_of_order
+            ));
+        }
+        if tally.subscribed && !tally.delivered_all() {
+            say(format!(
+                "{} acknowledged batches were not delivered in time",
+                tally.acked - tally.delivered
+            ));
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub(crate) fn text(&self) -> String {
+        let work = &self.workload;
+        let mut lines = vec![
+            format!("environment  {}", self.environment.line()),
+            format!(
+                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} partitions, durability {}",
+                self.mode,
+                work.connections,
+                work.in_flight,
+                work.batch_records,
+                work.record_bytes,
+                work.batch_bytes,
+                work.partitions,
+                work.durability
+            ),
+            format!(
+                "rate         {:.0} batches/s, {:.0} records/s, {:.1} MB/s{}",
+                self.rates.batches_per_s,
+                self.rates.records_per_s,
+                self.rates.bytes_per_s / 1e6,
+                self.rates
+                    .target_batches_per_s
+                    .map_or_else(String::new, |target| format!(
+                        " (target {target:.0} batches/s{})",
+                        if self.rates.missed { ", MISSED" } else { "" }
+                    ))
+            ),
+            format!("response     {}", self.response_ns.line()),
+        ];
+        if self.workload.arrivals.is_some() {
+            lines.push(format!("service      {}", self.service_ns.line()));
+            lines.push(format!("lag          {}", self.schedule_lag_ns.line()));
+        }
+        if let Some(delivery) = &self.delivery_ns {
+            lines.push(format!("delivery     {}", delivery.line()));
+        }
+        if let Some(share) = self.generator.share {
+            lines.push(format!("generator    {:.0} % of its core", share * 100.0));
+        }
+        if let Some(server) = &self.server {
+            lines.push(format!(
+                "server       {:.2} CPU s{}, peak RSS {:.0} MiB",
+                server.cpu_s,
+                server
+                    .cpu_s_per_gb
+                    .map_or_else(String::new, |per| format!(" ({per:.3} s/GB)")),
+                server.peak_rss_mib
+            ));
+        }
+        for refused in self
+            .response_ns
+            .refused
+            .iter()
+            .chain(self.delivery_ns.iter().flat_map(|summary| &summary.refused))
+        {
+            lines.push(format!("refused      {refused}"));
+        }
+        for warning in &self.warnings {
+            lines.push(format!("WARNING      {warning}"));
+        }
+        lines.join("\n")
+    }
+}
