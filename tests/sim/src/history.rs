@@ -184,6 +184,25 @@ pub enum Observation {
         /// The least that must be left.
         least: Credit,
     },
+    /// A node said something that the protocol does not allow.
+    ProtocolBroken {
+        /// What.
+        what: String,
+    },
+    /// A node no longer knows what it had acknowledged to a producer.
+    Forgotten {
+        /// The newest batch that was acknowledged.
+        batch: BatchName,
+    },
+    /// A reader was told that its past is another one, or that records it may have seen are gone.
+    PastChanged {
+        /// Who.
+        reader: Reader,
+        /// Of what.
+        partition: PartitionKey,
+        /// Where the pasts part.
+        from: u64,
+    },
     /// The run is over.
     Finished {
         /// What clients still wait for.

@@ -5,6 +5,7 @@
 //! - [`history`] is what was seen from outside; [`properties`] judge it, one file for each thing that must never happen.
 //! - [`run`] is the course of one run: a safety phase with faults, then healing and a demand for progress, then a power
 //!   cut and an audit of every record.
+//! - [`node`] is the product's node as a scenario, with clients that speak the wire protocol.
 //! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
 //!   properties find what they are for.
 //!
@@ -14,7 +15,9 @@
 #![forbid(unsafe_code)]
 
 pub mod history;
+pub mod node;
 pub mod properties;
 pub mod run;
 pub mod toy;
+mod workload;
 pub mod world;

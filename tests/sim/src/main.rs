@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use sim::node::OneNode;
 use sim::run::{Options, Report, Scenario, run};
 use sim::toy::Toy;
 use sim::world::faults::{Fault, Fired};
@@ -33,6 +34,7 @@ struct Arguments {
     deadline: Option<Instant>,
     twice: bool,
     trace: bool,
+    toy: bool,
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -41,6 +43,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         deadline: None,
         twice: false,
         trace: false,
+        toy: false,
     };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
@@ -69,7 +72,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--from" => parsed.seeds.start = number(&value()?)?,
             "--twice" => parsed.twice = true,
             "--trace" => parsed.trace = true,
-            "--toy" => {}
+            "--toy" => parsed.toy = true,
             _ => return Err(format!("{name} is unknown\n\n{HELP}")),
         }
     }
@@ -139,7 +142,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let scenario: &dyn Scenario = &Toy::default();
+    let scenario: &dyn Scenario = if arguments.toy {
+        &Toy::default()
+    } else {
+        &OneNode
+    };
     let started = Instant::now();
     let mut summary = Summary::default();
     let options = Options {
@@ -161,7 +168,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         if arguments.twice {
-            let again = run(scenario, seed, Options::default());
+            let again = run(scenario, seed, options);
             if again != report {
                 println!(
                     "seed {seed}: two runs differ: {:016x} and {:016x}",

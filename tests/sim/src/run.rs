@@ -18,11 +18,11 @@ const PROGRESS_WITHIN_NS: u64 = 120_000_000_000;
 
 /// What is simulated: nodes, and clients with goals.
 pub trait Scenario {
-    /// Adds nodes and clients to an empty world.
-    fn populate(&self, world: &mut World, prng: &mut Prng);
+    /// Adds nodes and clients to an empty world. `seed` decides which.
+    fn populate(&self, world: &mut World, seed: u64);
 
-    /// Adds readers that read everything there is; nobody writes any more.
-    fn audit(&self, world: &mut World, prng: &mut Prng);
+    /// Adds readers that read everything there is; nobody writes any more. `seed` is the one of the population.
+    fn audit(&self, world: &mut World, seed: u64);
 
     /// The mixture of faults for this seed.
     fn faults(&self, prng: &mut Prng) -> Faults {
@@ -94,8 +94,9 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
 }
 
 fn course(scenario: &dyn Scenario, world: &mut World, prng: &mut Prng) {
-    scenario.populate(world, prng);
-    let safety_ns = prng.range(300_000_000, 4_000_000_000);
+    let population = prng.next_u64();
+    scenario.populate(world, population);
+    let safety_ns = prng.range(300_000_000, 6_000_000_000);
     world.run(safety_ns, |_| false);
     world.heal();
     settle(world);
@@ -108,7 +109,7 @@ fn course(scenario: &dyn Scenario, world: &mut World, prng: &mut Prng) {
         }
         world.cut_power(node);
     }
-    scenario.audit(world, prng);
+    scenario.audit(world, population);
     settle(world);
 }
 

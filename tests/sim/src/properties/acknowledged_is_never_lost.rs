@@ -160,6 +160,11 @@ impl Property for Checker {
                     }
                 }
             }
+            Observation::Forgotten { batch } if !self.streams.is_volatile(batch.partition) => {
+                return Err(format!(
+                    "{batch:?} was acknowledged, and the node expects it or an earlier one"
+                ));
+            }
             Observation::NodeDied { .. } => {
                 let streams = &self.streams;
                 self.acknowledged
@@ -199,6 +204,13 @@ mod tests {
                 read_through(2),
             ],
         );
+    }
+
+    #[test]
+    fn a_producer_that_was_forgotten_is_noticed() {
+        let forgotten = Observation::Forgotten { batch: batch(0) };
+        let history = [submitted(0), acknowledged(0, 0, 1), died(), forgotten];
+        assert_refuses_the_last(&mut Checker::default(), &history);
     }
 
     #[test]

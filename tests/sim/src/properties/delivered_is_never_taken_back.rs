@@ -82,6 +82,15 @@ impl Property for Checker {
                     ));
                 }
             }
+            Observation::PastChanged {
+                reader,
+                partition,
+                from,
+            } if !self.streams.is_volatile(*partition) => {
+                return Err(format!(
+                    "{partition}: {reader:?} is told that what it knows from {from} on is not so"
+                ));
+            }
             Observation::NodeDied { .. } => {
                 let streams = &self.streams;
                 self.delivered
@@ -124,6 +133,16 @@ mod tests {
             &mut Checker::default(),
             &[asked(2), delivered(1, 0, 99, 1), positioned(2, 0)],
         );
+    }
+
+    #[test]
+    fn another_past_is_noticed() {
+        let changed = Observation::PastChanged {
+            reader: Reader(1),
+            partition: PARTITION,
+            from: 0,
+        };
+        assert_refuses_the_last(&mut Checker::default(), &[delivered(1, 0, 0, 1), changed]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod append_time_never_goes_back;
 mod credit_is_conserved;
 mod delivered_is_never_taken_back;
 mod no_cycle_of_waiting;
+mod nodes_never_break_the_protocol;
 mod offsets_are_dense;
 mod old_epochs_are_refused;
 mod retries_never_duplicate;
@@ -71,6 +72,7 @@ impl Default for Judge {
                 Box::<append_time_never_goes_back::Checker>::default(),
                 Box::<credit_is_conserved::Checker>::default(),
                 Box::<delivered_is_never_taken_back::Checker>::default(),
+                Box::<nodes_never_break_the_protocol::Checker>::default(),
                 Box::<no_cycle_of_waiting::Checker>::default(),
                 Box::<offsets_are_dense::Checker>::default(),
                 Box::<old_epochs_are_refused::Checker>::default(),

@@ -100,7 +100,8 @@ impl Program for Toy {
 }
 
 impl Scenario for Toy {
-    fn populate(&self, world: &mut World, prng: &mut Prng) {
+    fn populate(&self, world: &mut World, seed: u64) {
+        let prng = &mut Prng::new(seed);
         let node = world.add_node(Box::new(*self));
         for _ in 0..prng.range(1, 4) {
             let producer = client::Producer::new(node, prng);
@@ -111,7 +112,8 @@ impl Scenario for Toy {
         }
     }
 
-    fn audit(&self, world: &mut World, prng: &mut Prng) {
+    fn audit(&self, world: &mut World, seed: u64) {
+        let prng = &mut Prng::new(!seed);
         world.add_actor(Box::new(client::Reader::new(0, true, prng)));
     }
 }

@@ -83,6 +83,8 @@ pub enum Ending {
     Failed,
     /// A read ends well, with one wrong bit.
     Flipped,
+    /// As it should, except that nothing became durable.
+    Lied,
 }
 
 /// A write that completed without being durable, or a durable one that lies over such writes.
@@ -235,6 +237,8 @@ struct State {
     /// Orders completions and submissions, so that a sync knows what it is for.
     serial: u64,
     capacity_bytes: u64,
+    /// The blocking port was told that there is no space.
+    was_full: bool,
     power: Power,
     /// Draws what the blocking port leaves behind; seeded by the world.
     prng: Prng,
@@ -303,6 +307,7 @@ impl SimDisk {
             operations: BTreeMap::new(),
             serial: 0,
             capacity_bytes: u64::MAX,
+            was_full: false,
             power: power.clone(),
             prng: Prng::new(seed),
             writes: 0,
@@ -398,6 +403,12 @@ impl SimDisk {
     /// Sets how many bytes the directory may hold.
     pub fn set_capacity(&self, bytes: u64) {
         self.0.borrow_mut().capacity_bytes = bytes;
+    }
+
+    /// Whether the blocking port was told that there is no space, since this was asked last.
+    #[must_use]
+    pub fn take_was_full(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().was_full)
     }
 
     /// How many bytes the directory holds.
@@ -512,7 +523,7 @@ impl State {
             Operation::Remove { file } => {
                 let result = match ending {
                     Ending::Failed => Err(DiskError::Io(EIO)),
-                    Ending::Done | Ending::Flipped => {
+                    Ending::Done | Ending::Flipped | Ending::Lied => {
                         self.files.remove(&file).map(drop).ok_or(DiskError::Absent)
                     }
                 };
@@ -557,7 +568,7 @@ impl State {
         let serial = self.next_serial();
         let entry = self.files.entry(file).or_default();
         let at = usize::try_from(at).expect("positions fit memory");
-        if durable {
+        if durable && ending != Ending::Lied {
             entry.write_durable(serial, at, &data);
         } else {
             // Its own copy: the machine may reuse the buffer from now on, and the disk's cache keeps what it was given.
@@ -605,7 +616,9 @@ impl State {
             entry.layers = dropped;
             return Err(DiskError::Io(EIO));
         }
-        entry.sync(submitted);
+        if ending != Ending::Lied {
+            entry.sync(submitted);
+        }
         Ok(())
     }
 
@@ -764,7 +777,9 @@ impl Disk for SimDisk {
             data: data.clone(),
             durable,
         })?;
-        state.finish_write(file, at, data, durable, Ending::Done)
+        let result = state.finish_write(file, at, data, durable, Ending::Done);
+        state.was_full |= result == Err(DiskError::NoSpace);
+        result
     }
 
     fn sync(&mut self, file: JournalFile) -> Result<(), DiskError> {
@@ -777,7 +792,9 @@ impl Disk for SimDisk {
     fn create(&mut self, file: JournalFile, bytes: u64) -> Result<(), DiskError> {
         let mut state = self.0.borrow_mut();
         state.loses_power_at(Operation::Prepare { file, bytes })?;
-        state.finish_prepare(file, bytes, Ending::Done)
+        let result = state.finish_prepare(file, bytes, Ending::Done);
+        state.was_full |= result == Err(DiskError::NoSpace);
+        result
     }
 
     fn truncate(&mut self, file: JournalFile, bytes: u64) -> Result<(), DiskError> {

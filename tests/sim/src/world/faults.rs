@@ -20,6 +20,9 @@ pub enum Fault {
     ReadError,
     /// A read returns one wrong bit.
     ReadFlip,
+    /// A write or a sync says that it is durable and is not. A lone node cannot survive it: never drawn, and set only to
+    /// show that it is noticed.
+    LyingDisk,
     /// The disk is full for a while.
     DiskFull,
     /// A connection is reset, with bytes on their way in both directions.
@@ -50,13 +53,14 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, in the order of the summary.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DiskSlow,
         Self::DiskStall,
         Self::WriteError,
         Self::SyncError,
         Self::ReadError,
         Self::ReadFlip,
+        Self::LyingDisk,
         Self::DiskFull,
         Self::Reset,
         Self::HalfOpen,
@@ -82,6 +86,7 @@ impl Fault {
             Self::SyncError => "sync_error",
             Self::ReadError => "read_error",
             Self::ReadFlip => "read_flip",
+            Self::LyingDisk => "lying_disk",
             Self::DiskFull => "disk_full",
             Self::Reset => "reset",
             Self::HalfOpen => "half_open",

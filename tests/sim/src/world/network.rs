@@ -784,3 +784,6 @@ fn end_send(id: LinkId, link: &mut Link, alive: bool, prng: &mut Prng, out: &mut
         out.push(Output::Later(prng.range(1_000, 40_000), id, Step::Sent));
     }
 }
+
+#[cfg(test)]
+mod tests;

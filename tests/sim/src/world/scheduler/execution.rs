@@ -200,13 +200,17 @@ impl World {
         if let Some(fault) = error {
             if self.faults.fires(fault, &mut self.prng) {
                 ending = Ending::Failed;
+            } else if matches!(fault, Fault::WriteError | Fault::SyncError)
+                && self.faults.fires(Fault::LyingDisk, &mut self.prng)
+            {
+                ending = Ending::Lied;
             } else if fault == Fault::ReadError
                 && self.faults.fires(Fault::ReadFlip, &mut self.prng)
             {
                 ending = Ending::Flipped;
             }
         }
-        if ending != Ending::Done {
+        if matches!(ending, Ending::Failed | Ending::Flipped) {
             self.node(id.node).has_cause = true;
         }
         let mut delay_ns = self.prng.range(span_ns / 2, span_ns * 2);

@@ -123,8 +123,16 @@ impl World {
         let lost = state.power.is_lost();
         state.power.fail_after(None);
         self.trace.note("boot", u64::from(booted.is_ok()));
+        // Every disk is asked: the answer is taken back with the question.
+        let full_disks = disks.iter().filter(|disk| disk.take_was_full()).count();
         let machines = match booted {
             Ok(machines) if !lost => machines,
+            Err(BootError::Refused(_)) if !lost && full_disks > 0 => {
+                // It may say that it needs space. Its supervisor tries again.
+                let pause_ns = self.prng.range(50_000_000, 500_000_000);
+                self.push(pause_ns, Happening::Start(node));
+                return;
+            }
             Err(BootError::Refused(reason)) if !lost => {
                 self.judge.refuse(
                     "recovery_never_refuses_a_sound_disk",

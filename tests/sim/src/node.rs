@@ -1,0 +1,107 @@
+//! A whole node as a scenario: its shards and its control, each on a journal of its own, booted by the same function that
+//! the program calls, with segments and buffers so small that they roll, fill up and are recycled all the time.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use tiderace_base::catalogue::Durability;
+use tiderace_base::ids::{BootId, ShardId};
+use tiderace_base::limits::SEGMENT_BYTES_MIN;
+use tiderace_base::mesh::Peer;
+use tiderace_base::operation::Machine;
+use tiderace_base::prng::Prng;
+use tiderace_base::time::Now;
+use tiderace_node::{NodeConfig, boot};
+
+use crate::run::Scenario;
+use crate::workload::{StreamPlan, Zone, audit, populate};
+use crate::world::disk::SimDisk;
+use crate::world::{BootError, Program, World};
+
+/// The program: one node with some shards.
+#[derive(Clone, Debug)]
+struct Tiderace {
+    config: NodeConfig,
+}
+
+impl Tiderace {
+    fn new(shards: u16, segment_bytes: u64) -> Self {
+        let address = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            config: NodeConfig {
+                shards,
+                shared: address(7000),
+                shard_addrs: (0..shards).map(|shard| address(7001 + shard)).collect(),
+                default_durability: Durability::Local,
+                segment_bytes,
+                memory_bytes: 1 << 20,
+                node_id: None,
+                small_chunks: true,
+            },
+        }
+    }
+}
+
+impl Program for Tiderace {
+    fn machines(&self) -> Vec<Peer> {
+        let shards = (0..self.config.shards).map(|shard| Peer::Shard(ShardId::new(shard)));
+        shards.chain([Peer::Control]).collect()
+    }
+
+    fn boot(
+        &mut self,
+        disks: &[SimDisk],
+        now: Now,
+        seed: u64,
+    ) -> Result<Vec<Box<dyn Machine>>, BootError> {
+        let mut disks = disks.to_vec();
+        let (control_disk, shard_disks) = disks
+            .split_last_mut()
+            .expect("a node has a control journal");
+        let boot_id = BootId::new(Prng::new(seed).next_u64());
+        let node = boot(control_disk, shard_disks, &self.config, boot_id, seed, now)
+            .map_err(|error| BootError::Refused(error.to_string()))?;
+        let mut machines: Vec<Box<dyn Machine>> = Vec::with_capacity(disks.len());
+        for shard in node.shards {
+            machines.push(Box::new(shard));
+        }
+        machines.push(Box::new(node.control));
+        Ok(machines)
+    }
+}
+
+/// One node, its streams and its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OneNode;
+
+impl OneNode {
+    /// What the run's clients know; the same for the run and its audit.
+    fn zone(seed: u64) -> Zone {
+        let prng = &mut Prng::new(seed);
+        let streams = prng.range(1, 4);
+        Zone {
+            node: 0,
+            shards: prng.range(1, 4) as u16,
+            streams: (0..streams)
+                .map(|number| StreamPlan::draw(number, prng))
+                .collect(),
+        }
+    }
+}
+
+impl Scenario for OneNode {
+    fn populate(&self, world: &mut World, seed: u64) {
+        let zone = Self::zone(seed);
+        let prng = &mut Prng::new(!seed);
+        let segment_bytes = SEGMENT_BYTES_MIN << prng.below(3);
+        world.add_node(Box::new(Tiderace::new(zone.shards, segment_bytes)));
+        populate(world, &zone, prng);
+    }
+
+    fn audit(&self, world: &mut World, seed: u64) {
+        audit(
+            world,
+            &Self::zone(seed),
+            &mut Prng::new(seed.rotate_left(7)),
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! What a node sends is what the protocol allows: frames that parse, message ids that grow, answers to questions that
+//! were asked, batches whose checksums hold and that belong where they were delivered. The clients check; this refuses.
+
+use super::Property;
+use crate::history::Observation;
+
+/// Refuses what a client could not accept.
+#[derive(Debug, Default)]
+pub(super) struct Checker;
+
+impl Property for Checker {
+    fn name(&self) -> &'static str {
+        "nodes_never_break_the_protocol"
+    }
+
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        match observation {
+            Observation::ProtocolBroken { what } => Err(what.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::assert_refuses_the_last;
+    use super::*;
+
+    #[test]
+    fn what_a_client_cannot_accept_is_noticed() {
+        let what = "a frame with a wrong checksum".to_owned();
+        let history = [Observation::Healed, Observation::ProtocolBroken { what }];
+        assert_refuses_the_last(&mut Checker, &history);
+    }
+}

@@ -1,0 +1,113 @@
+//! Clients that speak the real protocol: a second implementation of it, small and plain, on top of `tiderace-wire`'s
+//! frames alone, so that a misunderstanding inside the product's own client cannot hide one inside the node. Each tells
+//! the history what it sees and has a goal, which it must reach once faults have ended.
+
+mod batch;
+mod creator;
+mod intruder;
+mod producer;
+mod session;
+mod subscriber;
+
+use std::sync::Arc;
+
+use tiderace_base::catalogue::{Durability, Retention};
+use tiderace_base::prng::Prng;
+
+use crate::history::Observation;
+use crate::world::{MachineId, Port, World};
+pub(crate) use creator::Creator;
+pub(crate) use intruder::Intruder;
+pub(crate) use producer::Producer;
+pub(crate) use subscriber::Subscriber;
+
+/// A stream that the run will have.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamPlan {
+    pub(crate) path: Arc<str>,
+    pub(crate) partitions: u32,
+    pub(crate) durability: Durability,
+    pub(crate) retention: Retention,
+}
+
+impl StreamPlan {
+    pub(crate) fn draw(number: u64, prng: &mut Prng) -> Self {
+        let durability = if prng.chance(1, 5) {
+            Durability::Memory
+        } else {
+            Durability::Local
+        };
+        let retention = match prng.below(5) {
+            0 => Retention {
+                bytes: prng.range(8, 128) * 1024,
+                age_ms: 0,
+            },
+            1 => Retention {
+                bytes: 0,
+                age_ms: prng.range(100, 2000),
+            },
+            _ => Retention::default(),
+        };
+        Self {
+            path: format!("sim/stream-{number}").into(),
+            partitions: prng.range(1, 5) as u32,
+            durability,
+            retention,
+        }
+    }
+
+    fn trims(&self) -> bool {
+        self.retention != Retention::default()
+    }
+
+    fn known(&self, stream: u64) -> Observation {
+        Observation::StreamKnown {
+            stream,
+            durability: self.durability,
+            trims: self.trims(),
+        }
+    }
+}
+
+/// What all clients of a run have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Zone {
+    pub(crate) node: u16,
+    /// Machines of the node that take connections; they are its first.
+    pub(crate) shards: u16,
+    pub(crate) streams: Vec<StreamPlan>,
+}
+
+impl Zone {
+    /// A shard to begin with.
+    fn any_shard(&self, port: &mut Port<'_>) -> MachineId {
+        MachineId {
+            node: self.node,
+            machine: port.prng.below(u64::from(self.shards)) as u16,
+        }
+    }
+}
+
+/// Adds the clients of a run.
+pub(crate) fn populate(world: &mut World, zone: &Zone, prng: &mut Prng) {
+    world.add_actor(Box::new(Creator::new(zone.clone(), prng)));
+    for _ in 0..prng.range(1, 5) {
+        world.add_actor(Box::new(Producer::new(zone.clone(), prng)));
+    }
+    for _ in 0..prng.range(1, 5) {
+        world.add_actor(Box::new(Subscriber::new(zone.clone(), prng)));
+    }
+    if prng.chance(1, 2) {
+        world.add_actor(Box::new(Intruder::new(zone.clone(), prng)));
+    }
+}
+
+/// Adds one reader for each partition that there is.
+pub(crate) fn audit(world: &mut World, zone: &Zone, prng: &mut Prng) {
+    for stream in 0..zone.streams.len() {
+        for partition in 0..zone.streams[stream].partitions {
+            let auditor = Subscriber::auditor(zone.clone(), stream, partition, prng);
+            world.add_actor(Box::new(auditor));
+        }
+    }
+}
