@@ -34,7 +34,8 @@ impl<P: Copy + Ord> EpochMap<P> {
         }
         self.starts.push((epoch, start));
         if self.starts.len() > EPOCHS_KEPT_MAX {
-            self.starts.remove(0);
+            // The oldest one kept answers for the one that goes.
+            self.starts.remove(1);
         }
     }
 
@@ -274,5 +275,6 @@ mod tests {
             map.note(Epoch::new(epoch), u64::from(epoch));
         }
         assert_eq!(map.starts().len(), EPOCHS_KEPT_MAX);
+        assert_eq!(map.end_of(Epoch::new(5), 5000).map(|(epoch, _)| epoch), Some(Epoch::new(1)), "an old epoch is folded into the oldest");
     }
 }

@@ -1,9 +1,9 @@
 //! What a shard does beside its clients: takes a new catalogue, starts its epochs, drops deleted streams, moves starts
 //! by retention, feeds checkpoints in slices, and drains.
 
-use crate::partition::cell_key;
+use crate::partition::{cell_key, producers_cell_key};
 use crate::partitions::Index;
-use crate::replay::{CELL_PARTITION, CELL_SLOT};
+use crate::replay::{CELL_PARTITION, CELL_PRODUCERS, CELL_SLOT};
 use crate::retention::Reason;
 use crate::shard::{Phase, Shard};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ const DRAIN_NS_MAX: u64 = 5_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Capture {
     partitions: std::vec::IntoIter<Index>,
-    dropped: std::vec::IntoIter<PartitionKey>,
+    dropped: std::vec::IntoIter<(PartitionKey, u16)>,
     slots: std::ops::Range<u16>,
     base: bool,
 }
@@ -305,11 +305,16 @@ impl Shard {
                 return;
             };
             self.reclaim_at = Some(placed.end);
+            let mut groups = 0;
             if let Some(partition) = self.partitions.remove(key) {
+                // A checkpoint under way may have taken more of them than the last one that it knows of.
+                groups = partition
+                    .producer_cells
+                    .max(partition.durable.producers.groups());
                 self.end_subscriptions(&partition, ErrorCode::UnknownStream);
             }
             self.retained.remove(&key);
-            self.dropped.push(key);
+            self.dropped.push((key, groups));
         }
         self.metrics.partitions.set(self.partitions.len() as u64);
     }
@@ -323,10 +328,10 @@ impl Shard {
 
     /// Moves the starts of partitions that keep more than they must, and lets segments go that nothing keeps.
     pub(crate) fn retention(&mut self, now: Now, effects: &mut Effects) {
-        if self.retention_due.is_none_or(|due| due > now.mono) || !self.serving() {
+        if self.retention_due.is_none_or(|due| due > now.mono) {
             return;
         }
-        if self.reclaim_at.is_some() {
+        if self.reclaim_at.is_some() || !self.serving() {
             self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
             return;
         }
@@ -334,6 +339,7 @@ impl Shard {
         self.drop_deleted(now);
         let retained: Vec<PartitionKey> = self.retained.iter().copied().collect();
         let mut again = self.retention_due.is_some();
+        let age_now_us = self.age_clock.now_us(now);
         for key in retained {
             let Some(index) = self.partitions.find(key) else {
                 continue;
@@ -345,9 +351,11 @@ impl Shard {
             let visible = partition.visible;
             let bytes = partition.durable.bytes;
             // What is not durable yet is never dropped: the marks that lie there wait.
-            let mut marks = partition.durable.marks.clone();
-            let Some((to, reason)) = marks.expired(now.wall.as_us(), bytes, stream.retention)
-            else {
+            let expired = partition
+                .durable
+                .marks
+                .expired(age_now_us, bytes, stream.retention);
+            let Some((to, reason)) = expired else {
                 again |= partition
                     .durable
                     .marks
@@ -369,7 +377,7 @@ impl Shard {
                 Ok(placed) => {
                     self.reclaim_at = Some(placed.end);
                     let partition = self.partitions.at(index);
-                    partition.durable.marks = marks;
+                    partition.durable.marks.forget_below(to);
                     partition.durable.start = partition.durable.start.max(to);
                     partition.durable.applied = placed.end;
                     self.touch(index);
@@ -426,23 +434,38 @@ impl Shard {
                 break;
             }
             self.scratch.clear();
-            if let Some(key) = capture.dropped.next() {
-                // A stream's id is never used again, so neither is a partition's key.
-                self.journal
-                    .checkpoint_cell(CELL_PARTITION, &cell_key(key), None, effects);
+            if let Some((key, groups)) = capture.dropped.next() {
+                self.feed_drop(key, groups, effects);
             } else if let Some(index) = capture.partitions.next() {
                 let Some(partition) = self.partitions.get(index) else {
                     continue;
                 };
-                let key = partition.key;
+                let (key, fed) = (partition.key, partition.producer_cells);
                 partition.durable.encode(&mut self.scratch);
-                self.partitions.at(index).dirty = false;
                 self.journal.checkpoint_cell(
                     CELL_PARTITION,
                     &cell_key(key),
                     Some(&self.scratch),
                     effects,
                 );
+                // All cells of a partition in one step: together they are one state.
+                let groups = partition.durable.producers.groups();
+                for group in 0..groups.max(fed) {
+                    self.scratch.clear();
+                    let value = (group < groups).then(|| {
+                        partition.durable.encode_producers(group, &mut self.scratch);
+                        self.scratch.as_slice()
+                    });
+                    self.journal.checkpoint_cell(
+                        CELL_PRODUCERS,
+                        &producers_cell_key(key, group),
+                        value,
+                        effects,
+                    );
+                }
+                let partition = self.partitions.at(index);
+                partition.producer_cells = groups;
+                partition.dirty = false;
             } else if let Some(id) = capture.slots.next() {
                 let held = &mut self.slots[usize::from(id)];
                 if held.dirty || (capture.base && held.slot.end() > SlotSeq::ZERO) {
@@ -456,11 +479,26 @@ impl Shard {
                     );
                 }
             } else {
+                // What was dropped while this was fed: its entries may lie on both sides of where replay begins.
+                for (key, groups) in core::mem::take(&mut self.dropped) {
+                    self.feed_drop(key, groups, effects);
+                }
                 self.journal.checkpoint_finish(effects);
                 return;
             }
         }
         self.capture = Some(capture);
+    }
+
+    /// Removes the cells of a partition. A stream's id is never used again, so neither is a partition's key.
+    fn feed_drop(&mut self, key: PartitionKey, groups: u16, effects: &mut Effects) {
+        self.journal
+            .checkpoint_cell(CELL_PARTITION, &cell_key(key), None, effects);
+        for group in 0..groups {
+            let key = producers_cell_key(key, group);
+            self.journal
+                .checkpoint_cell(CELL_PRODUCERS, &key, None, effects);
+        }
     }
 
     /// Starts to end: nothing new is accepted, what was promised is finished.

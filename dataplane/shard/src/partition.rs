@@ -2,7 +2,7 @@
 //! the batches that live subscribers are about to want. Pure state with its checkpoint cell; what is done with it stands
 //! in the rooms beside. Invariants: start <= visible <= end; offsets are dense; append times never go back.
 
-use crate::producer::{Producer, Producers, Remembered};
+use crate::producer::{PRODUCERS_PER_CELL, Producer, Producers, Remembered};
 use crate::retention::{Mark, Marks};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use tiderace_base::catalogue::Stream;
 use tiderace_base::ids::{
     ConnectionId, PartitionIndex, PartitionKey, ProducerId, SlotId, StreamId, SubscriptionId,
 };
-use tiderace_base::limits::{BATCH_HEADER_BYTES, PRODUCER_WINDOW};
+use tiderace_base::limits::{
+    BATCH_HEADER_BYTES, KIB, PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX,
+};
 use tiderace_base::position::{Epoch, Lsn, Offset, ProducerEpoch, ProducerSeq};
 use tiderace_replica::EpochMap;
 use tiderace_wire::batch::BatchHeader;
@@ -70,6 +72,8 @@ pub struct Partition {
     pub dirty: bool,
     /// Batches in memory, while somebody subscribes.
     pub recent: VecDeque<Recent>,
+    /// How many cells the last checkpoint has for its producers.
+    pub producer_cells: u16,
     /// Who subscribes.
     pub subscribers: Vec<(ConnectionId, SubscriptionId)>,
 }
@@ -91,6 +95,7 @@ impl Partition {
             durable,
             dirty: false,
             recent: VecDeque::new(),
+            producer_cells: 0,
             subscribers: Vec::new(),
         }
     }
@@ -237,7 +242,13 @@ impl Durable {
             }
         }
         put_count(into, self.producers.known().len());
-        for producer in self.producers.known() {
+    }
+
+    /// Encodes one group of the partition's producers as a cell's value.
+    pub fn encode_producers(&self, group: u16, into: &mut Vec<u8>) {
+        let producers = self.producers.group(group);
+        put_count(into, producers.len());
+        for producer in producers {
             into.extend_from_slice(&producer.id.get().to_le_bytes());
             into.extend_from_slice(&producer.epoch.get().to_le_bytes());
             into.extend_from_slice(&producer.last_seq.get().to_le_bytes());
@@ -254,9 +265,10 @@ impl Durable {
         }
     }
 
-    /// Decodes a cell's value; `None` when it is none.
+    /// Decodes a cell's value, without the producers, and how many of them its other cells must bring; `None` when it is
+    /// none.
     #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
         let mut reader = CellReader(bytes);
         let mut durable = Self {
             applied: Lsn::new(reader.u64()?),
@@ -281,35 +293,47 @@ impl Durable {
             });
         }
         durable.marks = Marks::restored(marks)?;
-        for _ in 0..reader.count()? {
-            let id = ProducerId::new(reader.u128()?);
-            let epoch = ProducerEpoch::new(reader.u32()?);
-            let last_seq = ProducerSeq::new(reader.u64()?);
-            let places = reader.count()?;
-            if places > PRODUCER_WINDOW || places as u64 > last_seq.get().saturating_add(1) {
-                return None;
-            }
-            let mut window = VecDeque::with_capacity(places);
-            for _ in 0..places {
-                window.push_back(Remembered {
-                    base_offset: Offset::new(reader.u64()?),
-                    append_time_us: reader.u64()?,
-                    end: Lsn::new(reader.u64()?),
-                });
-            }
-            durable
-                .producers
-                .restore(Producer {
-                    id,
-                    epoch,
-                    last_seq,
-                    window,
-                })
-                .ok()?;
-        }
-        (reader.0.is_empty() && durable.start <= durable.end).then_some(durable)
+        let producers = reader.count()?;
+        let sound = reader.0.is_empty() && durable.start <= durable.end;
+        (sound && producers <= PRODUCERS_PER_PARTITION_MAX).then_some((durable, producers))
     }
 }
+
+/// Decodes a group of producers; `None` when it is none.
+#[must_use]
+pub fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
+    let mut reader = CellReader(bytes);
+    let mut producers = Vec::new();
+    for _ in 0..reader.count()? {
+        let id = ProducerId::new(reader.u128()?);
+        let epoch = ProducerEpoch::new(reader.u32()?);
+        let last_seq = ProducerSeq::new(reader.u64()?);
+        let places = reader.count()?;
+        if places > PRODUCER_WINDOW || places as u64 > last_seq.get().saturating_add(1) {
+            return None;
+        }
+        let mut window = VecDeque::with_capacity(places);
+        for _ in 0..places {
+            window.push_back(Remembered {
+                base_offset: Offset::new(reader.u64()?),
+                append_time_us: reader.u64()?,
+                end: Lsn::new(reader.u64()?),
+            });
+        }
+        producers.push(Producer {
+            id,
+            epoch,
+            last_seq,
+            window,
+        });
+    }
+    (reader.0.is_empty() && producers.len() <= PRODUCERS_PER_CELL).then_some(producers)
+}
+
+const _: () = assert!(
+    2 + PRODUCERS_PER_CELL * (30 + 24 * PRODUCER_WINDOW) <= 256 * KIB,
+    "a group of producers fits a cell"
+);
 
 fn put_count(into: &mut Vec<u8>, count: usize) {
     let count =
@@ -352,6 +376,25 @@ pub(crate) fn cell_key(key: PartitionKey) -> [u8; 12] {
     bytes[..8].copy_from_slice(&key.stream.get().to_be_bytes());
     bytes[8..].copy_from_slice(&key.partition.get().to_be_bytes());
     bytes
+}
+
+/// The key of a group of a partition's producers.
+#[must_use]
+pub fn producers_cell_key(key: PartitionKey, group: u16) -> [u8; 14] {
+    let mut bytes = [0; 14];
+    bytes[..12].copy_from_slice(&cell_key(key));
+    bytes[12..].copy_from_slice(&group.to_be_bytes());
+    bytes
+}
+
+/// The partition and the group that such a key names.
+#[must_use]
+pub fn producers_of_cell(bytes: &[u8]) -> Option<(PartitionKey, u16)> {
+    let (partition, group) = bytes.split_at_checked(12)?;
+    Some((
+        key_of_cell(partition)?,
+        u16::from_be_bytes(group.try_into().ok()?),
+    ))
 }
 
 /// The partition that a cell's key names.
@@ -413,7 +456,19 @@ mod tests {
             let durable = random(seed);
             let mut bytes = Vec::new();
             durable.encode(&mut bytes);
-            assert_eq!(Durable::decode(&bytes).as_ref(), Some(&durable));
+            let (mut decoded, producers) = Durable::decode(&bytes).expect("it is one");
+            assert_eq!(producers, durable.producers.known().len());
+            for group in 0..durable.producers.groups() {
+                let mut cell = Vec::new();
+                durable.encode_producers(group, &mut cell);
+                for producer in decode_producers(&cell).expect("it is one") {
+                    decoded.producers.restore(producer).expect("in order");
+                }
+                for cut in 0..cell.len() {
+                    assert_eq!(decode_producers(&cell[..cut]), None);
+                }
+            }
+            assert_eq!(decoded, durable);
             for cut in 0..bytes.len() {
                 assert_eq!(Durable::decode(&bytes[..cut]), None);
             }

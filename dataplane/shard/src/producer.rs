@@ -7,6 +7,9 @@ use tiderace_base::ids::ProducerId;
 use tiderace_base::limits::{PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
 use tiderace_base::position::{Lsn, Offset, ProducerEpoch, ProducerSeq};
 
+/// Producers of one checkpoint cell.
+pub const PRODUCERS_PER_CELL: usize = 64;
+
 /// Where one batch of a producer went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Remembered {
@@ -193,6 +196,21 @@ impl Producers {
         if let Ok(index) = self.known.binary_search_by_key(&id, |known| known.id) {
             self.known.remove(index);
         }
+    }
+
+    /// Into how many groups a checkpoint divides them.
+    #[must_use]
+    pub fn groups(&self) -> u16 {
+        u16::try_from(self.known.len().div_ceil(PRODUCERS_PER_CELL)).expect("producers are bounded")
+    }
+
+    /// One group, in the order of all.
+    #[must_use]
+    pub fn group(&self, group: u16) -> &[Producer] {
+        self.known
+            .chunks(PRODUCERS_PER_CELL)
+            .nth(usize::from(group))
+            .unwrap_or_default()
     }
 
     /// Takes a producer from a checkpoint. Its window may be cut short, never be too long.

@@ -1,12 +1,15 @@
 //! Rebuilds a shard's state from what its journal holds: the cells of a checkpoint, then every entry after it. A cell is
 //! captured while appends go on, so each says how far it has applied the journal; an entry below that is skipped.
 
-use crate::partition::{Appended, Durable, Partition, key_of_cell};
+use crate::partition::{
+    Appended, Durable, Partition, decode_producers, key_of_cell, producers_of_cell,
+};
 use crate::partitions::{Index, Partitions};
+use crate::producer::Producer;
 use std::collections::BTreeMap;
 use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::SLOTS;
-use tiderace_base::position::{Epoch, Lsn, Offset, SlotSeq};
+use tiderace_base::position::{Epoch, Lsn, SlotSeq};
 use tiderace_replica::Slot;
 use tiderace_storage::Replay;
 use tiderace_wire::batch::BatchHeader;
@@ -14,6 +17,8 @@ use tiderace_wire::entry::{EntryKind, ProducerExpire, StartOffset};
 
 /// The cell of a partition.
 pub(crate) const CELL_PARTITION: u8 = 16;
+/// The cell of a group of a partition's producers.
+pub(crate) const CELL_PRODUCERS: u8 = 18;
 /// The cell of a slot.
 pub(crate) const CELL_SLOT: u8 = 17;
 
@@ -71,8 +76,12 @@ pub(crate) struct Rebuilt {
     pub slots: Vec<HeldSlot>,
     /// Batches found after the checkpoint.
     pub batches: u64,
-    /// Partitions whose data continues where nothing is known to be: a drop must follow, for the checkpoint was captured
-    /// after it.
+    /// Groups of producers that the cells brought, until the first entry.
+    groups: BTreeMap<(PartitionKey, u16), Vec<Producer>>,
+    /// How many producers each partition must have then.
+    producers_due: BTreeMap<PartitionKey, usize>,
+    /// Partitions whose data does not continue where it ended: a drop must follow, after which the checkpoint that was
+    /// being captured left them out.
     orphans: BTreeMap<PartitionKey, String>,
     /// What contradicts itself: the journal's checksums hold, but its meaning does not.
     contradiction: Option<String>,
@@ -84,6 +93,8 @@ impl Default for Rebuilt {
             partitions: Partitions::default(),
             slots: vec![HeldSlot::default(); usize::from(SLOTS)],
             batches: 0,
+            groups: BTreeMap::new(),
+            producers_due: BTreeMap::new(),
             orphans: BTreeMap::new(),
             contradiction: None,
         }
@@ -96,6 +107,7 @@ impl Rebuilt {
     /// # Errors
     /// What contradicts itself.
     pub(crate) fn finish(mut self) -> Result<Self, String> {
+        self.join_producers();
         match self
             .contradiction
             .take()
@@ -103,6 +115,37 @@ impl Rebuilt {
         {
             Some(what) => Err(what),
             None => Ok(self),
+        }
+    }
+
+    /// Gives each partition the producers that its cells brought: every cell has come.
+    fn join_producers(&mut self) {
+        for ((name, group), producers) in core::mem::take(&mut self.groups) {
+            let Some(index) = self.partitions.find(name) else {
+                self.contradict(format!(
+                    "a checkpoint has producers of partition {name}, but not the partition"
+                ));
+                continue;
+            };
+            let partition = self.partitions.at(index);
+            partition.producer_cells = partition.producer_cells.max(group + 1);
+            let known = &mut partition.durable.producers;
+            if producers
+                .into_iter()
+                .any(|producer| known.restore(producer).is_err())
+            {
+                self.contradict(format!(
+                    "the producers of partition {name} are out of order in the checkpoint"
+                ));
+            }
+        }
+        for (name, due) in core::mem::take(&mut self.producers_due) {
+            let index = self.partitions.find(name).expect("both came with one cell");
+            if self.partitions.at(index).durable.producers.known().len() != due {
+                self.contradict(format!(
+                    "the checkpoint lacks producers of partition {name}"
+                ));
+            }
         }
     }
 
@@ -131,11 +174,7 @@ impl Rebuilt {
                 header.key(),
                 batch.base
             );
-            if due == Offset::ZERO {
-                self.orphans.entry(header.key()).or_insert(what);
-            } else {
-                self.contradict(what);
-            }
+            self.orphans.entry(header.key()).or_insert(what);
             return;
         }
         partition.durable.append(&batch, None);
@@ -176,13 +215,31 @@ impl Replay for Rebuilt {
                     return self.contradict("a checkpoint cell names no partition".into());
                 };
                 self.partitions.remove(name);
+                self.producers_due.remove(&name);
                 if let Some(value) = value {
                     match Durable::decode(value) {
-                        Some(durable) => {
+                        Some((durable, producers)) => {
                             self.partitions.insert(Partition::restored(name, durable));
+                            self.producers_due.insert(name, producers);
                         }
                         None => self.contradict(format!(
                             "the checkpoint cell of partition {name} is malformed"
+                        )),
+                    }
+                }
+            }
+            (CELL_PRODUCERS, value) => {
+                let Some((name, group)) = producers_of_cell(key) else {
+                    return self.contradict("a checkpoint cell names no group of producers".into());
+                };
+                self.groups.remove(&(name, group));
+                if let Some(value) = value {
+                    match decode_producers(value) {
+                        Some(producers) => {
+                            self.groups.insert((name, group), producers);
+                        }
+                        None => self.contradict(format!(
+                            "a checkpoint cell of partition {name}'s producers is malformed"
                         )),
                     }
                 }
@@ -210,6 +267,7 @@ impl Replay for Rebuilt {
     }
 
     fn entry(&mut self, _lsn: Lsn, end: Lsn, header: &BatchHeader, body: &[u8]) {
+        self.join_producers();
         let Ok(kind) = header.entry_kind() else {
             return self.contradict(format!(
                 "an entry at journal place {end} is of a kind that this version does not know"

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use tiderace_base::catalogue::Retention;
 use tiderace_base::position::Offset;
+use tiderace_base::time::Now;
 
 /// Marks of one partition: twice the resolution, so that halving them never drops below it.
 pub(crate) const MARKS_MAX: usize = 128;
@@ -29,6 +30,30 @@ pub enum Reason {
     Age,
     /// More than the stream keeps.
     Bytes,
+}
+
+/// How far the wall clock may be ahead of what it said when it was first read plus what has passed since.
+const JUMP_US_MAX: u64 = 60_000_000;
+
+/// The time that ages are measured by: the wall clock, but no jump of it. Data is dropped for being old; a clock that is
+/// set forward by an hour makes nothing an hour older.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AgeClock {
+    first: Option<Now>,
+}
+
+impl AgeClock {
+    /// The time, in microseconds since 1970.
+    pub(crate) fn now_us(&mut self, now: Now) -> u64 {
+        let first = *self.first.get_or_insert(now);
+        let passed_us = now.mono.since(first.mono) / 1000;
+        let latest = first
+            .wall
+            .as_us()
+            .saturating_add(passed_us)
+            .saturating_add(JUMP_US_MAX);
+        now.wall.as_us().min(latest)
+    }
 }
 
 /// The marks of one partition, oldest first.
@@ -82,16 +107,17 @@ impl Marks {
         self.marks.push_back(mark);
     }
 
-    /// The newest mark below which everything may go, by `now_us` and `bytes` of all batches since the partition began;
-    /// forgets the marks before it. `None` when nothing may.
+    /// The newest mark below which everything may go, by `now_us` and `bytes` of all batches since the partition began.
+    /// `None` when nothing may.
+    #[must_use]
     pub fn expired(
-        &mut self,
+        &self,
         now_us: u64,
         bytes: u64,
         retention: Retention,
     ) -> Option<(Offset, Reason)> {
         let mut found = None;
-        while let [Some(_), Some(next)] = [self.marks.front(), self.marks.get(1)] {
+        for next in self.marks.iter().skip(1) {
             // Everything before `next` was appended before it, so it is at least as old.
             let reason = if retention.bytes > 0 && bytes - next.bytes_before >= retention.bytes {
                 Reason::Bytes
@@ -104,9 +130,15 @@ impl Marks {
                 break;
             };
             found = Some((next.offset, reason));
-            self.marks.pop_front();
         }
         found
+    }
+
+    /// Forgets the marks below the start, which has moved.
+    pub(crate) fn forget_below(&mut self, start: Offset) {
+        while self.marks.front().is_some_and(|mark| mark.offset < start) {
+            self.marks.pop_front();
+        }
     }
 
     /// When the next age bound is reached, in microseconds since 1970.
@@ -124,6 +156,28 @@ impl Marks {
 mod tests {
     use super::*;
     use tiderace_base::prng::Prng;
+    use tiderace_base::time::{Mono, Wall};
+
+    #[test]
+    fn a_clock_that_jumps_makes_nothing_older() {
+        let at = |mono_s: u64, wall_s: u64| Now {
+            mono: Mono::from_ns(mono_s * 1_000_000_000),
+            wall: Wall::from_us(wall_s * 1_000_000),
+        };
+        let mut clock = AgeClock::default();
+        assert_eq!(clock.now_us(at(10, 1000)), 1_000_000_000);
+        assert_eq!(clock.now_us(at(20, 1010)), 1_010_000_000);
+        assert_eq!(
+            clock.now_us(at(21, 4611)),
+            1_071_000_000,
+            "an hour forward counts for a minute at most"
+        );
+        assert_eq!(
+            clock.now_us(at(22, 500)),
+            500_000_000,
+            "back is back: less is dropped"
+        );
+    }
 
     #[test]
     fn never_less_is_kept_than_was_asked() {
@@ -149,6 +203,7 @@ mod tests {
                 if let Some((to, _)) = marks.expired(now_us, bytes, retention) {
                     assert!(to > start);
                     start = to;
+                    marks.forget_below(to);
                     let first_kept = batches[to.get() as usize];
                     let by_bytes =
                         retention.bytes > 0 && bytes - first_kept.bytes_before >= retention.bytes;

@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Index, Partitions};
 use crate::replay::{HeldSlot, Rebuilt};
+use crate::retention::AgeClock;
 use crate::subscription::ReadFor;
 use crate::undurable::Undurable;
 use bytes::Bytes;
@@ -123,11 +124,12 @@ pub struct Shard {
     /// Partitions that the next checkpoint must hold.
     pub(crate) dirty: Vec<Index>,
     /// Partitions dropped since the last checkpoint.
-    pub(crate) dropped: Vec<PartitionKey>,
+    pub(crate) dropped: Vec<(PartitionKey, u16)>,
     /// What the checkpoint under way still has to be fed.
     pub(crate) capture: Option<crate::maintenance::Capture>,
     /// When retention is looked at next.
     pub(crate) retention_due: Option<Mono>,
+    pub(crate) age_clock: AgeClock,
     /// Segments may be let go once the journal is durable up to here.
     pub(crate) reclaim_at: Option<Lsn>,
     /// Partitions whose stream bounds what is kept.
@@ -188,6 +190,7 @@ impl Shard {
             dropped: Vec::new(),
             capture: None,
             retention_due: None,
+            age_clock: AgeClock::default(),
             reclaim_at: None,
             retained: BTreeSet::new(),
             ops: OpIds::default(),
