@@ -27,12 +27,18 @@ pub struct Stamp {
     pub seq: ProducerSeq,
 }
 
+/// Up to here a batch is copied into a shared arena: the copy costs less than an allocation of its own, and the
+/// builder's buffer can be used again at once.
+const ARENA_BATCH_BYTES_MAX: usize = 4 * 1024;
+/// Arenas are taken in steps of this size. A batch that waits long holds the arena that it lies in, so it is not larger.
+const ARENA_BYTES: usize = 64 * 1024;
+
 /// A batch of a body that was built behind room for its header.
 ///
 /// # Panics
 /// When there is no such room.
 #[must_use]
-pub fn encode(stamp: Stamp, built: Built) -> Bytes {
+pub fn encode(arena: &mut BytesMut, stamp: Stamp, built: Built) -> Bytes {
     assert_eq!(
         built.front_bytes, BATCH_HEADER_BYTES,
         "a header goes in front"
@@ -51,6 +57,14 @@ pub fn encode(stamp: Stamp, built: Built) -> Bytes {
         first_time_us: built.first_time_us,
         time_span_us: built.time_span_us,
     });
+    if built.bytes.len() <= ARENA_BATCH_BYTES_MAX {
+        if arena.capacity() < built.bytes.len() {
+            arena.reserve(ARENA_BYTES);
+        }
+        arena.extend_from_slice(header.bytes());
+        arena.extend_from_slice(built.body());
+        return arena.split().freeze();
+    }
     let mut bytes = built.bytes;
     bytes[..BATCH_HEADER_BYTES].copy_from_slice(header.bytes());
     bytes.freeze()

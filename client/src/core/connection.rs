@@ -7,29 +7,26 @@
 //! outstanding; every accepted request has exactly one completion, or the session ends.
 
 use crate::core::batch;
+pub use crate::core::completion::{Answer, AskRefused, Completion, Notice, SendRefused};
 use crate::core::consumer::From;
 use crate::core::engine::Request;
 use crate::core::outbox::Outbox;
 use crate::core::outstanding::Outstanding;
 use crate::core::producer::Placed;
+use crate::core::question;
 use crate::error::{Refusal, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use tiderace_base::catalogue::{Stream, path_is_valid};
-use tiderace_base::ids::{
-    MessageId, NodeId, PartitionIndex, PartitionKey, ProducerId, ShardId, StreamId, SubscriptionId,
-};
+use tiderace_base::ids::{MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits;
-use tiderace_base::position::{Epoch, Offset, ProducerSeq};
+use tiderace_base::position::Epoch;
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::credit::{Amount, Spender};
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{
-    self, Control, Credit, CreditScope, Goodbye, GoodbyeReason, Hello, Metadata, MetadataRequest,
-    MetadataWhat, Ping, Pong, Produce, ProduceResume, Produced, StreamCreate, StreamDelete,
-    StreamDescribe, StreamDescription, StreamList, StreamListing, Subscribe, SubscribeFrom,
-    Unsubscribe, Welcome,
+    self, Control, Credit, CreditScope, Goodbye, GoodbyeReason, Hello, Pong, Produce, Produced,
+    Subscribe, SubscribeFrom, Unsubscribe, Welcome,
 };
 use tiderace_wire::link::{Flags, Kind, LINK_VERSION};
 
@@ -45,185 +42,6 @@ pub struct Identity {
     pub client_id: u128,
     /// A name, cut off behind 64 bytes.
     pub name: String,
-}
-
-/// What a node answered.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// To a ping.
-    Pong,
-    /// A page of metadata.
-    Metadata(Box<Metadata>),
-    /// The stream exists.
-    Created(Box<Stream>),
-    /// A page of a stream's partitions.
-    Description(Box<StreamDescription>),
-    /// A page of streams.
-    Listing(Box<StreamListing>),
-    /// The stream is gone.
-    Deleted,
-    /// What the node has of a producer: the last batch of its epoch, `None` when it knows none.
-    Resumed {
-        /// The last batch that it holds.
-        last_seq: Option<ProducerSeq>,
-    },
-    /// An offset by time; `None`: everything is older.
-    OffsetOfTime {
-        /// The first offset appended at or after the time, or the end.
-        offset: Offset,
-        /// When that was appended, in microseconds since 1970; `None`: there is nothing yet.
-        append_time_us: Option<u64>,
-        /// The epoch that leads.
-        epoch: Epoch,
-    },
-}
-
-/// News of a subscription.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Notice {
-    /// It has begun.
-    Begun {
-        /// The slot's epoch.
-        epoch: Epoch,
-        /// One past the last visible offset.
-        end: Offset,
-        /// The first offset that comes.
-        next: Offset,
-    },
-    /// Batches, whole, unchecked, in order.
-    Delivered {
-        /// The slot's epoch.
-        epoch: Epoch,
-        /// One past the last visible offset.
-        end: Offset,
-        /// Each with its header.
-        batches: Vec<Bytes>,
-    },
-    /// Offsets that are not kept.
-    Gap {
-        /// Why, by its number.
-        reason: u8,
-        /// The first.
-        from: Offset,
-        /// The next that comes.
-        to: Offset,
-    },
-    /// Records that were acknowledged are gone.
-    Loss {
-        /// The epoch that lost them.
-        epoch: Epoch,
-        /// The first.
-        from: Offset,
-    },
-    /// The cursor is not in this log. The subscription has ended.
-    Diverged {
-        /// The newest epoch not after the cursor's that the log has.
-        epoch: Epoch,
-        /// Its end.
-        end: Offset,
-    },
-    /// The subscription was refused or ended with an error.
-    Refused(Refusal),
-    /// Another shard leads now. The subscription has ended.
-    Ended,
-}
-
-/// What came of something, or what a node said unasked.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Completion {
-    /// The session is open.
-    Open(Welcome),
-    /// What was refused for lack of credit may be tried again.
-    Room,
-    /// A batch is stored.
-    Acked {
-        /// As given to [`Connection::produce`].
-        owner: u32,
-        /// As given to [`Connection::produce`].
-        token: u64,
-        /// Where.
-        placed: Placed,
-    },
-    /// A batch was refused.
-    ProduceRefused {
-        /// As given to [`Connection::produce`].
-        owner: u32,
-        /// As given to [`Connection::produce`].
-        token: u64,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// Acknowledged batches are gone.
-    AckedLost {
-        /// Where.
-        partition: PartitionKey,
-        /// Whose.
-        producer: ProducerId,
-        /// The first.
-        from_seq: u64,
-        /// The last.
-        to_seq: u64,
-    },
-    /// Who leads a partition. The request that it is about, if any, was refused just before.
-    Redirect {
-        /// Which.
-        partition: PartitionKey,
-        /// The slot's epoch.
-        epoch: Epoch,
-        /// The leading node.
-        node: NodeId,
-        /// The shard of that node.
-        shard: ShardId,
-        /// Where it listens.
-        address: String,
-    },
-    /// The answer to [`Connection::ask`].
-    Answered {
-        /// As given.
-        token: u64,
-        /// What the node said.
-        answer: Answer,
-    },
-    /// A request was refused.
-    Refused {
-        /// As given to [`Connection::ask`].
-        token: u64,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// News of a subscription.
-    Subscription {
-        /// As given to [`Connection::subscribe`].
-        owner: u64,
-        /// Which.
-        subscription: SubscriptionId,
-        /// What happened.
-        notice: Notice,
-    },
-    /// The node begins nothing new: go elsewhere.
-    Goodbye,
-    /// The node ends the connection, for this reason.
-    Ended(Refusal),
-}
-
-/// Why something was not sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SendRefused {
-    /// There is no credit, or as many requests wait as may: [`Completion::Room`] says when to try again.
-    NoCredit,
-    /// The session is not open.
-    NotOpen,
-}
-
-/// Why a question was not sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AskRefused {
-    /// As many requests wait as may.
-    Full,
-    /// The session is not open.
-    NotOpen,
-    /// No node would accept it.
-    Invalid(Refusal),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -396,112 +214,16 @@ impl Connection {
             self.wanting = true;
             return Err(AskRefused::Full);
         }
-        let path_checked = |path: &str| {
-            if path_is_valid(path) {
-                Ok(())
-            } else {
-                Err(AskRefused::Invalid(Refusal {
-                    code: ErrorCode::BadPath,
-                    detail_a: 0,
-                    detail_b: 0,
-                }))
-            }
-        };
-        match request {
-            Request::Metadata { path, .. }
-            | Request::Create { path, .. }
-            | Request::Describe { path, .. } => path_checked(path)?,
-            Request::List { after, .. } if !after.is_empty() => path_checked(after)?,
-            Request::List { .. }
-            | Request::Ping { .. }
-            | Request::Nodes
-            | Request::Delete { .. }
-            | Request::Resume { .. }
-            | Request::OffsetByTime { .. } => {}
-        }
+        question::check(request).map_err(AskRefused::Invalid)?;
         let id = self.next_id();
-        self.out.frame(SMALL_FRAME_BYTES, |out| match request {
-            Request::Ping { nonce } => Ping { nonce: *nonce }.encode(out, id),
-            Request::Metadata {
-                path,
-                first_partition,
-            } => MetadataRequest {
-                what: MetadataWhat::ByPath,
-                first_partition: *first_partition,
-                stream: StreamId::new(0),
-                path: path.clone(),
-            }
-            .encode(out, id),
-            Request::Nodes => MetadataRequest {
-                what: MetadataWhat::Nodes,
-                first_partition: PartitionIndex::new(0),
-                stream: StreamId::new(0),
-                path: "".into(),
-            }
-            .encode(out, id),
-            Request::Create {
-                path,
-                partitions,
-                durability,
-                tenant,
-                retention,
-            } => StreamCreate {
-                partitions: *partitions,
-                durability: *durability,
-                tenant: *tenant,
-                retention: *retention,
-                path: path.clone(),
-            }
-            .encode(out, id),
-            Request::Describe {
-                path,
-                first_partition,
-            } => StreamDescribe {
-                first_partition: *first_partition,
-                path: path.clone(),
-            }
-            .encode(out, id),
-            Request::List { after, limit } => StreamList {
-                limit: *limit,
-                after: after.clone(),
-            }
-            .encode(out, id),
-            Request::Delete { stream } => StreamDelete { stream: *stream }.encode(out, id),
-            Request::Resume {
-                key,
-                producer,
-                epoch,
-                last_acked,
-            } => ProduceResume {
-                stream: key.stream,
-                partition: key.partition,
-                producer_epoch: *epoch,
-                producer_id: *producer,
-                last_acked_seq: last_acked.unwrap_or(ProducerSeq::ZERO),
-                has_acked: last_acked.is_some(),
-            }
-            .encode(out, id),
-            Request::OffsetByTime { key, time_us } => frame::OffsetByTime {
-                stream: key.stream,
-                partition: key.partition,
-                time_us: *time_us,
-            }
-            .encode(out, id),
+        self.out.frame(SMALL_FRAME_BYTES, |out| {
+            question::encode(request, id, out);
         });
         self.uncredited += 1;
         if let Request::Ping { nonce } = request {
             self.pings.push_back((*nonce, token));
         } else {
-            let kind = match request {
-                Request::Ping { .. } => Kind::Pong,
-                Request::Metadata { .. } | Request::Nodes => Kind::Metadata,
-                Request::Create { .. } => Kind::StreamCreated,
-                Request::Describe { .. } => Kind::StreamDescription,
-                Request::List { .. } => Kind::StreamListing,
-                Request::Delete { .. } => Kind::StreamDeleted,
-                Request::Resume { .. } => Kind::ProduceResumed,
-                Request::OffsetByTime { .. } => Kind::OffsetOfTime,
-            };
+            let kind = question::answer_kind(request);
             self.outstanding
                 .insert(id.get(), Asked::Question(kind), token);
         }

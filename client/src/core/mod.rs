@@ -5,9 +5,11 @@
 
 pub mod backoff;
 pub mod batch;
+mod completion;
 pub mod connection;
 pub mod consumer;
 pub mod engine;
 mod outbox;
 mod outstanding;
 pub mod producer;
+mod question;

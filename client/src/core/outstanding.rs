@@ -1,7 +1,10 @@
-//! What this side asked and the node has not answered, by message id. An open-addressed table whose hash is the id
-//! itself: ids are consecutive, so requests in flight fill consecutive cells and the usual insert or removal touches one.
-//! One request that is never answered costs one cell, however many others pass it. Allocates only to grow; its size is
-//! bounded by the link's window, because nothing is sent without credit.
+//! What this side asked and the node has not answered, by message id. A table whose cell is the id itself modulo its size:
+//! ids are consecutive, so requests in flight fill consecutive cells and every insert or removal touches one. A request
+//! that stays so long that a later one wants its cell gives way to it and moves to a small map beside the table; one that
+//! is never answered costs one place there, however many others pass it. Allocates only to grow; its size is bounded by
+//! the link's window, because nothing is sent without credit.
+
+use std::collections::BTreeMap;
 
 /// Why a request is remembered and for whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +21,8 @@ pub(crate) struct Asked<K> {
 #[derive(Debug)]
 pub(crate) struct Outstanding<K> {
     cells: Vec<Option<Asked<K>>>,
+    /// Requests whose cell a later one took.
+    late: BTreeMap<u64, Asked<K>>,
     len: usize,
 }
 
@@ -25,6 +30,7 @@ impl<K: Copy> Outstanding<K> {
     pub(crate) fn new(expected: usize) -> Self {
         Self {
             cells: vec![None; (expected * 2).next_power_of_two().max(16)],
+            late: BTreeMap::new(),
             len: 0,
         }
     }
@@ -33,74 +39,50 @@ impl<K: Copy> Outstanding<K> {
         self.len
     }
 
-    fn mask(&self) -> usize {
-        self.cells.len() - 1
+    fn cell(&self, id: u64) -> usize {
+        // The size is a power of two.
+        id as usize & (self.cells.len() - 1)
     }
 
     /// Remembers a request. `id` must be new and not zero.
     pub(crate) fn insert(&mut self, id: u64, kind: K, token: u64) {
         assert!(id != 0, "message ids count from one");
-        if (self.len + 1) * 2 > self.cells.len() {
+        if self.len * 2 >= self.cells.len() {
             self.grow();
         }
-        let mask = self.mask();
-        let mut at = id as usize & mask;
-        while let Some(cell) = &self.cells[at] {
-            assert!(cell.id != id, "a message id is used once");
-            at = (at + 1) & mask;
+        let at = self.cell(id);
+        if let Some(late) = self.cells[at].replace(Asked { id, kind, token }) {
+            assert!(late.id < id, "message ids grow");
+            self.late.insert(late.id, late);
         }
-        self.cells[at] = Some(Asked { id, kind, token });
         self.len += 1;
     }
 
     fn grow(&mut self) {
         let cells = vec![None; self.cells.len() * 2];
         let old = core::mem::replace(&mut self.cells, cells);
-        let mask = self.mask();
-        for cell in old.into_iter().flatten() {
-            let mut at = cell.id as usize & mask;
-            while self.cells[at].is_some() {
-                at = (at + 1) & mask;
-            }
-            self.cells[at] = Some(cell);
+        // What had a cell of its own has one in twice as many.
+        for asked in old.into_iter().flatten() {
+            let at = self.cell(asked.id);
+            self.cells[at] = Some(asked);
         }
-    }
-
-    fn find(&self, id: u64) -> Option<usize> {
-        if id == 0 {
-            return None;
-        }
-        let mask = self.mask();
-        let mut at = id as usize & mask;
-        while let Some(cell) = &self.cells[at] {
-            if cell.id == id {
-                return Some(at);
-            }
-            at = (at + 1) & mask;
-        }
-        None
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<Asked<K>> {
-        self.find(id).and_then(|at| self.cells[at])
+        match self.cells[self.cell(id)] {
+            Some(asked) if asked.id == id => Some(asked),
+            Some(_) | None => self.late.get(&id).copied(),
+        }
     }
 
     /// Forgets a request and says what it was; `None` when no such request is outstanding.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Asked<K>> {
-        let mut hole = self.find(id)?;
-        let mask = self.mask();
-        let removed = self.cells[hole].take();
-        self.len -= 1;
-        // Later cells of the same run move up into the hole, or they could no longer be found.
-        let mut at = (hole + 1) & mask;
-        while let Some(cell) = self.cells[at] {
-            let home = cell.id as usize & mask;
-            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
-                self.cells[hole] = self.cells[at].take();
-                hole = at;
-            }
-            at = (at + 1) & mask;
-        }
+        let at = self.cell(id);
+        let removed = match self.cells[at] {
+            Some(asked) if asked.id == id => self.cells[at].take(),
+            Some(_) | None => self.late.remove(&id),
+        };
+        self.len -= usize::from(removed.is_some());
         removed
     }
 }
@@ -132,7 +114,7 @@ mod tests {
         for (id, token) in &model {
             assert_eq!(table.get(*id).map(|asked| asked.token), Some(*token));
         }
-        assert!(table.cells.len() <= 256, "an old request costs one cell");
+        assert!(table.cells.len() <= 256, "an old request costs one place");
         assert_eq!(table.remove(1).map(|asked| asked.token), Some(1000));
     }
 }

@@ -7,6 +7,8 @@
     reason = "each test binary includes this file and uses the part that its properties need"
 )]
 
+pub mod world;
+
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

@@ -162,13 +162,21 @@ impl Lane {
 
     pub(crate) fn wants(&mut self, batches: &Batches, settings: &Settings) -> Want {
         match self.state {
-            State::Ready => match self.batches.get(self.handed_out) {
-                Some(index) if self.in_flight < settings.inflight_max => {
-                    debug_assert!(!batches.get(*index).in_flight);
-                    Want::Send { batch: *index }
+            State::Ready => {
+                // After a refusal what stands behind the refused batch may have been acknowledged as a duplicate: it keeps
+                // its place, and is not sent again.
+                while let Some(index) = self.batches.get(self.handed_out)
+                    && batches.get(*index).acked
+                {
+                    self.handed_out += 1;
                 }
-                _ => Want::Nothing,
-            },
+                match self.batches.get(self.handed_out) {
+                    Some(index) if self.in_flight < settings.inflight_max => {
+                        Want::Send { batch: *index }
+                    }
+                    Some(_) | None => Want::Nothing,
+                }
+            }
             State::Draining(_) if self.in_flight > 0 => Want::Nothing,
             State::Draining(after) => match after {
                 After::Later => {
@@ -356,9 +364,9 @@ impl Lane {
     pub(crate) fn fail_all(&mut self, batches: &mut Batches, error: SendError) -> usize {
         let mut told = 0;
         for index in core::mem::take(&mut self.batches) {
-            if !batches.get(index).settled {
-                told += 1;
-            }
+            let batch = batches.get_mut(index);
+            batch.in_flight = false;
+            told += usize::from(!batch.settled);
             batches.settle(index, self.partition, Err(error));
             batches.close(index);
         }

@@ -20,7 +20,7 @@ mod lane;
 use crate::core::batch::{self, Stamp};
 use crate::error::{AckedLost, Refusal, SendError};
 use crate::record::Record;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use lane::Lane;
 pub use lane::{After, Want};
 use std::collections::VecDeque;
@@ -88,7 +88,7 @@ impl Settings {
 pub struct Ticket {
     /// Where the record goes.
     pub partition: PartitionIndex,
-    /// The batch, until it settles; the number is used again afterwards.
+    /// The batch, until it settles; the number is used again afterwards, so take outcomes before the next push.
     pub batch: u32,
     /// The record's place in the batch.
     pub record: u32,
@@ -165,6 +165,7 @@ pub(crate) struct Batches {
     cells: Vec<Batch>,
     free: Vec<u32>,
     settled: VecDeque<Settled>,
+    arena: BytesMut,
     buffered_bytes: usize,
     unsettled: usize,
 }
@@ -240,8 +241,8 @@ impl Batches {
     pub(crate) fn close(&mut self, index: u32) {
         let batch = &mut self.cells[index as usize];
         assert!(
-            batch.settled && batch.live,
-            "a batch is forgotten once, after its outcome was told"
+            batch.settled && batch.live && !batch.in_flight,
+            "a batch is forgotten once, after its outcome was told and its last answer came"
         );
         batch.live = false;
         batch.bytes = Bytes::new();
@@ -486,7 +487,8 @@ impl Producer {
             epoch: lane.epoch,
             seq: batch.seq,
         };
-        batch.bytes = batch::encode(stamp, lane.builder.finish());
+        let bytes = batch::encode(&mut batches.arena, stamp, lane.builder.finish());
+        batches.get_mut(index).bytes = bytes;
         lane.times = None;
         lane.batches.push_back(index);
     }
