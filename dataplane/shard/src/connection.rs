@@ -2,7 +2,7 @@
 //! ledger of its credit. Small while idle: ten thousand idle ones cost little more than their table. At most one send is
 //! in flight; what is added meanwhile leaves with the next.
 
-use crate::subscription::Subscription;
+use crate::subscription::{Source, Subscription};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::collections::Map;
@@ -80,6 +80,8 @@ pub(crate) struct Connection {
     /// Subscriptions that may have something to send, each once.
     pub(crate) runnable: VecDeque<SubscriptionId>,
     pub(crate) closing: Closing,
+    /// Whether it stands among those that wait for room.
+    pub(crate) waiting: bool,
     /// Whether one side said goodbye: it closes once nothing is outstanding.
     pub(crate) leaving: bool,
     ready: bool,
@@ -100,6 +102,7 @@ impl Connection {
             subscriptions: BTreeMap::new(),
             runnable: VecDeque::new(),
             closing: Closing::No,
+            waiting: false,
             leaving: false,
             ready: false,
         }
@@ -133,6 +136,15 @@ impl Connection {
             }
             .encode(out, id);
         });
+    }
+
+    /// Tells the client that a subscription ended. One that was still looking for its start has not been answered yet.
+    pub(crate) fn end_subscription(&mut self, subscription: &Subscription, code: ErrorCode) {
+        if matches!(subscription.source, Source::Seeking(_)) {
+            self.push_reply(|id, out| Error::about(subscription.request, code).encode(out, id));
+        } else {
+            self.push_subscription_error(subscription.request, code, 0, 0);
+        }
     }
 
     /// Queues an acknowledgement.

@@ -19,7 +19,7 @@ use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::frame::GapReason;
 
 /// Batches remembered for live subscribers of one partition; a subscriber further behind reads the journal.
-pub(crate) const RECENT_MAX: usize = 4096;
+pub(crate) const RECENT_MAX: usize = 1024;
 
 /// A batch that can be sent from the journal's memory.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,8 @@ pub struct Partition {
     pub visible: Offset,
     /// Whether the checkpoint under way or the next one must hold it.
     pub dirty: bool,
+    /// Whether its subscribers are about to be woken.
+    pub woken: bool,
     /// Batches in memory, while somebody subscribes.
     pub recent: VecDeque<Recent>,
     /// How many cells the last checkpoint has for its producers.
@@ -94,6 +96,7 @@ impl Partition {
             visible: durable.end,
             durable,
             dirty: false,
+            woken: false,
             recent: VecDeque::new(),
             producer_cells: 0,
             subscribers: Vec::new(),
@@ -301,7 +304,7 @@ impl Durable {
 
 /// Decodes a group of producers; `None` when it is none.
 #[must_use]
-pub fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
+pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
     let mut reader = CellReader(bytes);
     let mut producers = Vec::new();
     for _ in 0..reader.count()? {
@@ -380,7 +383,7 @@ pub(crate) fn cell_key(key: PartitionKey) -> [u8; 12] {
 
 /// The key of a group of a partition's producers.
 #[must_use]
-pub fn producers_cell_key(key: PartitionKey, group: u16) -> [u8; 14] {
+pub(crate) fn producers_cell_key(key: PartitionKey, group: u16) -> [u8; 14] {
     let mut bytes = [0; 14];
     bytes[..12].copy_from_slice(&cell_key(key));
     bytes[12..].copy_from_slice(&group.to_be_bytes());
@@ -389,7 +392,7 @@ pub fn producers_cell_key(key: PartitionKey, group: u16) -> [u8; 14] {
 
 /// The partition and the group that such a key names.
 #[must_use]
-pub fn producers_of_cell(bytes: &[u8]) -> Option<(PartitionKey, u16)> {
+pub(crate) fn producers_of_cell(bytes: &[u8]) -> Option<(PartitionKey, u16)> {
     let (partition, group) = bytes.split_at_checked(12)?;
     Some((
         key_of_cell(partition)?,

@@ -38,6 +38,11 @@ impl Partitions {
         self.table.get(index.0 as usize)?.as_deref()
     }
 
+    /// One partition to change, if the index still names one.
+    pub(crate) fn get_mut(&mut self, index: Index) -> Option<&mut Partition> {
+        self.table.get_mut(index.0 as usize)?.as_deref_mut()
+    }
+
     /// One partition to change.
     ///
     /// # Panics

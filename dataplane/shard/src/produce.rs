@@ -10,7 +10,7 @@ use crate::undurable::{Pending, Waiter, Waiting};
 use bytes::Bytes;
 use tiderace_base::catalogue::{Durability, Retention, SlotPlace};
 use tiderace_base::ids::{MessageId, PartitionKey};
-use tiderace_base::limits::BATCH_HEADER_BYTES;
+use tiderace_base::limits::{BATCH_HEADER_BYTES, LINK_WINDOW_BYTES};
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
 use tiderace_base::position::{Epoch, Lsn, Offset};
@@ -21,6 +21,9 @@ use tiderace_wire::body;
 use tiderace_wire::entry::{EntryKind, ExpireReason, ProducerExpire};
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, AckFlags, Produce};
+
+/// Bytes of forwarded batches that may wait for room in the journal.
+const FORWARDED_BYTES_MAX: usize = 4 * LINK_WINDOW_BYTES as usize;
 
 /// Why a batch was not appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,8 +106,11 @@ impl Shard {
             return Err(Rejected::code(ErrorCode::Draining));
         }
         let idempotent = header.attributes().is_idempotent();
-        if idempotent && let Some(earlier) = self.judge(now, index, &header)? {
-            return Ok(earlier);
+        if idempotent {
+            if let Some(earlier) = self.judge(index, &header)? {
+                return Ok(earlier);
+            }
+            self.make_way(now, index, &header, pieces)?;
         }
         self.start_epoch(now, place.slot)?;
         let slot = &mut self.slots[usize::from(place.slot.get())];
@@ -126,13 +132,7 @@ impl Shard {
         }
         let batch = draft.bytes_mut();
         let (head, payload) = batch.split_at_mut(BATCH_HEADER_BYTES);
-        header
-            .check_body(payload)
-            .map_err(|error| Rejected::code(error.code()))?;
-        if header.attributes().codec() == Codec::None {
-            body::validate_batch(&header, payload)
-                .map_err(|_| Rejected::code(ErrorCode::BatchBody))?;
-        }
+        check_payload(&header, payload)?;
         let mut placed_header = header;
         placed_header.place(Placement {
             base_offset,
@@ -166,6 +166,17 @@ impl Shard {
             lsn: placed.lsn,
             bytes,
         });
+        // What has left the journal's memory is not worth remembering.
+        let frozen = self.journal.frozen_lsn();
+        while let Some(oldest) = partition.recent.front()
+            && oldest.lsn < frozen
+            && self
+                .journal
+                .slice(oldest.lsn, oldest.bytes as usize)
+                .is_none()
+        {
+            partition.recent.pop_front();
+        }
         self.touch(index);
         self.metrics.batches_appended_total.add(1);
         self.metrics
@@ -190,6 +201,34 @@ impl Shard {
             duplicate: false,
             durability,
         })
+    }
+
+    /// Expires a producer where a new one has no room beside it: only for a batch that will be appended. A copy of it is
+    /// checked first, and taken back, for its place comes behind the entry that says who was expired.
+    fn make_way(
+        &mut self,
+        now: Now,
+        index: Index,
+        header: &BatchHeader,
+        pieces: &[Bytes],
+    ) -> Result<(), Rejected> {
+        let producers = &self.partitions.at(index).durable.producers;
+        let Some(oldest) = producers.must_expire(header.producer_id()) else {
+            return Ok(());
+        };
+        let body = ProducerExpire {
+            producer_id: oldest.id,
+            producer_epoch: oldest.epoch,
+            reason: ExpireReason::Room,
+        };
+        let mut draft = self.journal.draft(Class::Data, header.batch_len())?;
+        for piece in pieces {
+            draft.copy(piece);
+        }
+        check_payload(header, &draft.bytes()[BATCH_HEADER_BYTES..])?;
+        drop(draft);
+        self.expire_producer(now, index, body)?;
+        Ok(())
     }
 
     /// Finds the partition of a batch, making it on first use, with its slot; or says who has it.
@@ -232,12 +271,7 @@ impl Shard {
     }
 
     /// Judges an idempotent batch: `None` when it is the next, its earlier place when it was appended before.
-    fn judge(
-        &mut self,
-        now: Now,
-        index: Index,
-        header: &BatchHeader,
-    ) -> Result<Option<Accepted>, Rejected> {
+    fn judge(&mut self, index: Index, header: &BatchHeader) -> Result<Option<Accepted>, Rejected> {
         let (id, epoch, seq) = (
             header.producer_id(),
             header.producer_epoch(),
@@ -246,17 +280,7 @@ impl Shard {
         let partition = self.partitions.at(index);
         let producers = &partition.durable.producers;
         match producers.judge(id, epoch, seq) {
-            Verdict::Append => {
-                if let Some(oldest) = producers.must_expire(id) {
-                    let body = ProducerExpire {
-                        producer_id: oldest.id,
-                        producer_epoch: oldest.epoch,
-                        reason: ExpireReason::Room,
-                    };
-                    self.expire_producer(now, index, body)?;
-                }
-                Ok(None)
-            }
+            Verdict::Append => Ok(None),
             Verdict::Duplicate(place) => {
                 let placed_epoch = partition
                     .durable
@@ -369,15 +393,21 @@ impl Shard {
             {
                 let partition = self.partitions.at(pending.partition);
                 partition.visible = pending.next;
-                if !partition.subscribers.is_empty() {
-                    self.wake_subscribers(pending.partition);
+                if !partition.subscribers.is_empty() && !partition.woken {
+                    partition.woken = true;
+                    self.woken.push(pending.partition);
                 }
+            }
+            // A retry waits for an earlier place than what was appended behind it: it is answered first.
+            while let Some(waiting) = self.undurable.pop_duplicate(pending.end) {
+                self.tell(waiting, effects);
             }
             self.tell(pending.waiting, effects);
         }
         while let Some(waiting) = self.undurable.pop_duplicate(durable) {
             self.tell(waiting, effects);
         }
+        self.wake_subscribers();
         self.reclaim_when_durable(effects);
         self.serve_when_started(now, effects);
     }
@@ -397,9 +427,29 @@ impl Shard {
         }
     }
 
+    /// Takes a batch that another shard forwarded. When too many wait for room it is refused: the producer tries again.
+    pub(crate) fn take_forwarded(&mut self, now: Now, forwarded: Forwarded, effects: &mut Effects) {
+        if self.forwarded_bytes > FORWARDED_BYTES_MAX {
+            let waiter = Waiter::There(forwarded.origin);
+            let ack = refusal(forwarded.origin.request, ErrorCode::Busy, 0);
+            return self.tell(
+                Waiting {
+                    waiter,
+                    ack,
+                    credit_bytes: 0,
+                },
+                effects,
+            );
+        }
+        self.forwarded_bytes += forwarded.bytes();
+        self.forwarded.push_back(forwarded);
+        self.drive_forwarded(now, effects);
+    }
+
     /// Appends what other shards forwarded, in order, until the journal has no room.
     pub(crate) fn drive_forwarded(&mut self, now: Now, effects: &mut Effects) {
         while let Some(forwarded) = self.forwarded.pop_front() {
+            self.forwarded_bytes -= forwarded.bytes();
             let Forwarded {
                 origin,
                 control,
@@ -417,6 +467,7 @@ impl Shard {
                     }
                 }
                 Err(Rejected::Busy) => {
+                    self.forwarded_bytes += forwarded.bytes();
                     self.forwarded.push_front(forwarded);
                     return;
                 }
@@ -463,6 +514,17 @@ impl Shard {
             },
         });
     }
+}
+
+/// Checks a body where it lies: its checksum, and its archive unless it is packed.
+fn check_payload(header: &BatchHeader, payload: &[u8]) -> Result<(), Rejected> {
+    header
+        .check_body(payload)
+        .map_err(|error| Rejected::code(error.code()))?;
+    if header.attributes().codec() == Codec::None {
+        body::validate_batch(header, payload).map_err(|_| Rejected::code(ErrorCode::BatchBody))?;
+    }
+    Ok(())
 }
 
 /// The slot that a batch belongs to.

@@ -8,7 +8,7 @@ use tiderace_base::limits::{PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
 use tiderace_base::position::{Lsn, Offset, ProducerEpoch, ProducerSeq};
 
 /// Producers of one checkpoint cell.
-pub const PRODUCERS_PER_CELL: usize = 64;
+pub(crate) const PRODUCERS_PER_CELL: usize = 64;
 
 /// Where one batch of a producer went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -442,6 +442,7 @@ impl Shard {
             next,
             credit: Spender::new(granted),
             source: Source::Memory,
+            needs_bytes: 0,
             queued: false,
         };
         if asked.from == SubscribeFrom::Time {
@@ -473,6 +474,9 @@ impl Shard {
     ) {
         match conn.subscriptions.remove(&asked.subscription) {
             Some(subscription) => {
+                if matches!(subscription.source, Source::Seeking(_)) {
+                    conn.end_subscription(&subscription, ErrorCode::UnknownSubscription);
+                }
                 self.release(conn.id, &subscription);
                 let reply = Unsubscribed {
                     request,

@@ -6,6 +6,7 @@ use crate::connection::{Blocked, Closing, Connection, Sending};
 use crate::metrics::Metrics;
 use crate::produce::{Rejected, refusal};
 use crate::shard::{Phase, Shard};
+use crate::subscription::Source;
 use crate::undurable::Waiter;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -184,6 +185,9 @@ impl Shard {
 
     fn let_subscriptions_go(&mut self, connection: &mut Connection) {
         for (_, subscription) in core::mem::take(&mut connection.subscriptions) {
+            if matches!(subscription.source, Source::Seeking(_)) {
+                connection.end_subscription(&subscription, ErrorCode::Draining);
+            }
             self.release(connection.id, &subscription);
         }
         connection.runnable.clear();
@@ -224,7 +228,8 @@ impl Shard {
                 Flow::On
             }
             Err(Rejected::Busy) => {
-                if !self.waiting_for_room.contains(&connection.id) {
+                if !connection.waiting {
+                    connection.waiting = true;
                     self.waiting_for_room.push_back(connection.id);
                 }
                 connection.blocked = Some(blocked);
@@ -243,7 +248,8 @@ impl Shard {
                 }
                 let to = Peer::Shard(place.shard);
                 if self.mesh_full.contains(&to) {
-                    if !self.waiting_for_mesh.contains(&connection.id) {
+                    if !connection.waiting {
+                        connection.waiting = true;
                         self.waiting_for_mesh.push_back(connection.id);
                     }
                     connection.blocked = Some(blocked);
@@ -427,11 +433,20 @@ impl Shard {
     /// The journal has room again: those who waited go on, in order.
     pub(crate) fn room(&mut self, now: Now, effects: &mut Effects) {
         self.drive_forwarded(now, effects);
+        if !self.forwarded.is_empty() {
+            return;
+        }
         for _ in 0..self.waiting_for_room.len() {
             let Some(id) = self.waiting_for_room.pop_front() else {
                 return;
             };
-            self.drive_by_id(now, id, effects);
+            if self.drive_by_id(now, id, effects) {
+                // Still no room. It stays the first.
+                if let Some(last) = self.waiting_for_room.pop_back() {
+                    self.waiting_for_room.push_front(last);
+                }
+                return;
+            }
         }
     }
 
@@ -445,12 +460,16 @@ impl Shard {
         }
     }
 
-    fn drive_by_id(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) {
+    /// Goes on with a connection that waited; says whether it waits again.
+    fn drive_by_id(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) -> bool {
         let Some(mut connection) = self.connections.take(id) else {
-            return;
+            return false;
         };
+        connection.waiting = false;
         self.drive(now, &mut connection, effects);
+        let waits = connection.waiting;
         self.put_back(connection);
+        waits
     }
 
     /// Sends what is ready, a bounded amount for each connection; those with more have their turn when it has left.

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiderace_base::catalogue::Snapshot;
 use tiderace_base::disk::Disk;
-use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId};
+use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId, SubscriptionId};
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpId, OpIds};
 use tiderace_base::position::{Epoch, Lsn};
@@ -91,6 +91,13 @@ pub(crate) struct Forwarded {
     pub(crate) batch: Vec<Bytes>,
 }
 
+impl Forwarded {
+    /// What it takes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.iter().map(Bytes::len).sum()
+    }
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -119,6 +126,12 @@ pub struct Shard {
     pub(crate) unbound: Vec<Index>,
     /// How many tombstones have been looked at.
     pub(crate) tombstones_seen: usize,
+    /// Subscriptions that wait until fewer reads are under way.
+    pub(crate) waiting_to_read: VecDeque<(ConnectionId, SubscriptionId)>,
+    /// Partitions whose subscribers are about to be woken.
+    pub(crate) woken: Vec<Index>,
+    /// Bytes of what stands in `forwarded`.
+    pub(crate) forwarded_bytes: usize,
     /// Peers to which the mesh is full.
     pub(crate) mesh_full: BTreeSet<Peer>,
     /// Partitions that the next checkpoint must hold.
@@ -185,6 +198,9 @@ impl Shard {
             sending: VecDeque::new(),
             unbound,
             tombstones_seen: 0,
+            waiting_to_read: VecDeque::new(),
+            woken: Vec::new(),
+            forwarded_bytes: 0,
             mesh_full: BTreeSet::new(),
             dirty,
             dropped: Vec::new(),
@@ -281,12 +297,15 @@ impl Shard {
                 control,
                 batch,
             } => {
-                self.forwarded.push_back(Forwarded {
-                    origin,
-                    control,
-                    batch,
-                });
-                self.drive_forwarded(now, effects);
+                self.take_forwarded(
+                    now,
+                    Forwarded {
+                        origin,
+                        control,
+                        batch,
+                    },
+                    effects,
+                );
             }
             Message::Produced { origin, ack } => self.forwarded_ack(origin, &ack),
             Message::Changed { origin, outcome } => self.changed(origin, outcome),
@@ -369,6 +388,7 @@ impl Machine for Shard {
         self.metrics.turns_total.add(1);
         self.feed_checkpoint(effects);
         self.unpin(effects);
+        self.read_waiting();
         // The disk first: it takes longest. Then whoever has something to be told.
         self.journal.flush(now, effects);
         self.send_ready(effects);

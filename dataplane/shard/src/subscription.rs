@@ -19,6 +19,9 @@ use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Deliver, Gap};
 use tiderace_wire::session::Server;
 
+/// Reads of the journal under way at once. With the bytes of each it bounds what reading takes of memory.
+const READS_MAX: usize = 16;
+
 /// For whom the journal is being read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReadFor {
@@ -35,12 +38,25 @@ pub(crate) enum ReadFor {
 pub(crate) enum Source {
     /// The journal's memory, or a read once it turns out that they are not there any more.
     Memory,
+    /// A read that waits until fewer are under way.
+    Waiting,
     /// A read under way.
     Reading(ReadId),
-    /// What a read brought.
+    /// What a read brought. It is sent in the same turn, or dropped and read again: nothing that was read is held for a
+    /// reader that does not take it.
     Read(VecDeque<Bytes>),
     /// The time that it starts at is being looked up.
     Seeking(ReadId),
+}
+
+impl Source {
+    /// The read under way, if there is one.
+    fn read(&self) -> Option<ReadId> {
+        match self {
+            Self::Reading(read) | Self::Seeking(read) => Some(*read),
+            Self::Memory | Self::Waiting | Self::Read(_) => None,
+        }
+    }
 }
 
 /// One subscription.
@@ -55,6 +71,8 @@ pub(crate) struct Subscription {
     pub(crate) next: Offset,
     pub(crate) credit: Spender,
     pub(crate) source: Source,
+    /// Credit in bytes without which its next batch cannot leave: nothing is read before it is there.
+    pub(crate) needs_bytes: u64,
     /// Whether it stands in its connection's queue.
     pub(crate) queued: bool,
 }
@@ -71,17 +89,24 @@ enum Progress {
 }
 
 impl Shard {
-    /// Puts a partition's live subscribers to work: something became visible.
-    pub(crate) fn wake_subscribers(&mut self, index: Index) {
-        let partition = self.partitions.at(index);
-        for (conn, id) in &partition.subscribers {
-            let Some(connection) = self.connections.get(*conn) else {
+    /// Puts the live subscribers of partitions to work in which something became visible.
+    pub(crate) fn wake_subscribers(&mut self) {
+        let mut woken = core::mem::take(&mut self.woken);
+        for index in woken.drain(..) {
+            let Some(partition) = self.partitions.get_mut(index) else {
                 continue;
             };
-            if connection.queue_subscription(*id) {
-                self.connections.ready(*conn);
+            partition.woken = false;
+            for (conn, id) in &partition.subscribers {
+                let Some(connection) = self.connections.get(*conn) else {
+                    continue;
+                };
+                if connection.queue_subscription(*id) {
+                    self.connections.ready(*conn);
+                }
             }
         }
+        self.woken = woken;
     }
 
     /// Ends every subscription of a partition that is gone.
@@ -92,14 +117,11 @@ impl Shard {
             };
             if let Some(subscription) = connection.subscriptions.remove(id) {
                 self.metrics.subscriptions.sub(1);
-                match subscription.source {
-                    Source::Reading(read) | Source::Seeking(read) => {
-                        self.reads.remove(&read);
-                        self.journal.cancel_read(read);
-                    }
-                    Source::Memory | Source::Read(_) => {}
+                connection.end_subscription(&subscription, code);
+                if let Some(read) = subscription.source.read() {
+                    self.reads.remove(&read);
+                    self.journal.cancel_read(read);
                 }
-                connection.push_subscription_error(subscription.request, code, 0, 0);
             }
             self.connections.ready(*conn);
         }
@@ -108,12 +130,9 @@ impl Shard {
     /// Lets go of a subscription's reads and of its place among its partition's subscribers.
     pub(crate) fn release(&mut self, conn: ConnectionId, subscription: &Subscription) {
         self.metrics.subscriptions.sub(1);
-        match subscription.source {
-            Source::Reading(read) | Source::Seeking(read) => {
-                self.reads.remove(&read);
-                self.journal.cancel_read(read);
-            }
-            Source::Memory | Source::Read(_) => {}
+        if let Some(read) = subscription.source.read() {
+            self.reads.remove(&read);
+            self.journal.cancel_read(read);
         }
         // The index may have been given to another partition since: the key decides.
         if self
@@ -203,7 +222,7 @@ impl Shard {
         let mut count = 0;
         let mut starved = false;
         match &mut subscription.source {
-            Source::Reading(_) | Source::Seeking(_) => return Progress::Waits,
+            Source::Waiting | Source::Reading(_) | Source::Seeking(_) => return Progress::Waits,
             Source::Read(read) => {
                 while let Some(batch) = read.front() {
                     if bytes > 0 && bytes + batch.len() > bytes_max {
@@ -214,6 +233,7 @@ impl Shard {
                         &mut subscription.credit,
                         batch.len(),
                     ) {
+                        subscription.needs_bytes = batch.len() as u64;
                         starved = true;
                         break;
                     }
@@ -223,9 +243,7 @@ impl Shard {
                     subscription.next = header.next_offset();
                     batches.extend(read.pop_front());
                 }
-                if read.is_empty() {
-                    subscription.source = Source::Memory;
-                }
+                subscription.source = Source::Memory;
             }
             Source::Memory => {
                 if subscription.next >= visible {
@@ -278,15 +296,14 @@ impl Shard {
             self.metrics.batches_delivered_total.add(count);
             self.metrics.bytes_delivered_total.add(bytes as u64);
         }
-        let more = subscription.next < visible || matches!(subscription.source, Source::Read(_));
-        if more && !starved {
+        if subscription.next < visible && !starved {
             Progress::More
         } else {
             Progress::Waits
         }
     }
 
-    /// Reads on where memory ends. Nothing is read without credit to send it.
+    /// Reads on where memory ends. Nothing is read without credit to send it, and only so many reads are under way.
     fn read_on(
         &mut self,
         conn: ConnectionId,
@@ -294,7 +311,12 @@ impl Shard {
         effects: &mut Effects,
     ) -> Progress {
         let left = subscription.credit.available();
-        if left.bytes == 0 || left.batches == 0 {
+        if left.bytes < subscription.needs_bytes.max(1) || left.batches == 0 {
+            return Progress::Waits;
+        }
+        if self.reads.len() >= READS_MAX {
+            subscription.source = Source::Waiting;
+            self.waiting_to_read.push_back((conn, subscription.id));
             return Progress::Waits;
         }
         let bytes_max = usize::try_from(left.bytes)
@@ -309,6 +331,27 @@ impl Shard {
         Progress::Waits
     }
 
+    /// Lets as many subscriptions read as reads have ended. Between events, when no connection is being worked on.
+    pub(crate) fn read_waiting(&mut self) {
+        let mut free = READS_MAX.saturating_sub(self.reads.len());
+        while free > 0
+            && let Some((conn, id)) = self.waiting_to_read.pop_front()
+        {
+            let Some(connection) = self.connections.get(conn) else {
+                continue;
+            };
+            let Some(subscription) = connection.subscriptions.get_mut(&id) else {
+                continue;
+            };
+            if matches!(subscription.source, Source::Waiting) {
+                free -= 1;
+                subscription.source = Source::Memory;
+                connection.queue_subscription(id);
+                self.connections.ready(conn);
+            }
+        }
+    }
+
     /// A read of the journal ended.
     pub(crate) fn read_done(&mut self, read: ReadId, result: Result<ReadBatches, ReadError>) {
         let Some(ReadFor::Subscription(conn, id)) = self.reads.remove(&read) else {
@@ -317,24 +360,42 @@ impl Shard {
         let Some(connection) = self.connections.get(conn) else {
             return;
         };
+        let is_sending = connection.sending.is_some();
         let Some(subscription) = connection.subscriptions.get_mut(&id) else {
             return;
         };
-        match result {
-            Ok(found) => subscription.source = Source::Read(found.batches.into()),
-            // The start moved, or the end was not durable yet: look again.
-            Err(ReadError::AtEnd | ReadError::BelowStart(_)) => {
+        let Some(partition) = self.partitions.get(subscription.partition) else {
+            return;
+        };
+        let damaged = match result {
+            Ok(found) => {
+                subscription.needs_bytes = 0;
+                subscription.source = if is_sending {
+                    Source::Memory
+                } else {
+                    Source::Read(found.batches.into())
+                };
+                false
+            }
+            Err(error) => {
                 subscription.source = Source::Memory;
-            }
-            Err(ReadError::Damaged { .. } | ReadError::Disk(_)) => {
-                let (request, from) = (subscription.request, subscription.next.get());
-                connection.push_subscription_error(request, ErrorCode::Damaged, from, from);
-                if let Some(subscription) = connection.subscriptions.remove(&id) {
-                    self.release(conn, &subscription);
+                match error {
+                    // The start moved, or the end has come: look again. Anything else is data that should be there.
+                    ReadError::BelowStart(first) => first > partition.durable.start,
+                    ReadError::AtEnd => subscription.next < partition.visible,
+                    ReadError::Damaged { .. } | ReadError::Disk(_) => true,
                 }
-                self.connections.ready(conn);
-                return;
             }
+        };
+        if damaged {
+            let from = subscription.next.get();
+            let request = subscription.request;
+            connection.push_subscription_error(request, ErrorCode::Damaged, from, from);
+            if let Some(subscription) = connection.subscriptions.remove(&id) {
+                self.release(conn, &subscription);
+            }
+            self.connections.ready(conn);
+            return;
         }
         if connection.queue_subscription(id) {
             self.connections.ready(conn);
