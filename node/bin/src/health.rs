@@ -91,6 +91,23 @@ impl Health {
         }
     }
 
+    /// A number of one family, summed over its threads.
+    pub(crate) fn sum(&self, family: &str, wanted: &str) -> u64 {
+        let mut sum = 0_u64;
+        for counted in self
+            .counted()
+            .iter()
+            .filter(|counted| counted.family == family)
+        {
+            (counted.source)(&mut |name, _, value| {
+                if name == wanted {
+                    sum = sum.saturating_add(value);
+                }
+            });
+        }
+        sum
+    }
+
     /// Everything that is counted, as Prometheus reads it.
     pub(crate) fn metrics(&self) -> String {
         let mut page = String::with_capacity(16 * 1024);
@@ -216,6 +233,13 @@ mod tests {
         health.attach(vec![shard("0", &serves), shard("1", &serves)]);
         health.enter(Phase::Running);
         let page = health.metrics();
+        assert_eq!(
+            (
+                health.sum("shard", "acks_total"),
+                health.sum("driver", "acks_total")
+            ),
+            (14, 0)
+        );
         assert!(page.contains("tiderace_ready 1\n"), "{page}");
         assert!(page.ends_with(
             "# HELP tiderace_shard_acks_total Acknowledgements.\n# TYPE tiderace_shard_acks_total counter\n\

@@ -133,25 +133,47 @@ impl Running {
         const READY_WITHIN: Duration = Duration::from_secs(60);
         let begun = Instant::now();
         while let Some(why) = self.health.unready() {
-            match self.told.recv_timeout(LOOK_EVERY) {
-                Ok(Told::Ended(which, how)) => return Err(how.failure(&which)),
-                Ok(Told::Stop(_)) => {
-                    return Err(Failure::new(
-                        Exit::Failed,
-                        "stopped before the node was ready",
-                    ));
-                }
-                Err(_) if begun.elapsed() > READY_WITHIN => {
-                    let what = format!(
-                        "the node is not ready after {}: {why}",
-                        units::show_duration(READY_WITHIN)
-                    );
-                    return Err(Failure::new(Exit::Failed, what));
-                }
-                Err(_) => {}
+            self.rest(LOOK_EVERY)?;
+            if begun.elapsed() > READY_WITHIN {
+                let within = units::show_duration(READY_WITHIN);
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format!("the node is not ready after {within}: {why}"),
+                ));
             }
         }
         Ok(())
+    }
+
+    /// Waits until the disk is left alone, at most `most`: a first start prepares journal files behind everything else.
+    pub(crate) fn wait_quiet(&self, most: Duration) -> Result<(), Failure> {
+        const QUIET: Duration = Duration::from_millis(200);
+        let begun = Instant::now();
+        let mut before = None;
+        loop {
+            let completions = Some(self.health.sum("driver", "completions_total"));
+            if completions == before || begun.elapsed() > most {
+                return Ok(());
+            }
+            before = completions;
+            self.rest(QUIET)?;
+        }
+    }
+
+    /// Lets `time` pass unless the node ends meanwhile.
+    fn rest(&self, time: Duration) -> Result<(), Failure> {
+        match self.told.recv_timeout(time) {
+            Ok(Told::Ended(which, how)) => Err(how.failure(&which)),
+            Ok(Told::Stop(by)) => {
+                // Whoever waits next is told again.
+                drop(self.ask.send(Told::Stop(by)));
+                Err(Failure::new(
+                    Exit::Failed,
+                    format!("stopped by {by} before the node was ready"),
+                ))
+            }
+            Err(_) => Ok(()),
+        }
     }
 
     /// Asks for an orderly end, as a signal does.
