@@ -126,14 +126,18 @@ pub fn open<D: Disk>(
             let mut window = Window::new(settings.segment_bytes);
             let cells = cells::load(disk, &directory, &superblock, replay)?;
             let chain = cells.find_chain(disk, &mut window, &directory, &superblock, copy_lost)?;
+            let found = replay::Found {
+                superblock: *superblock,
+                cells,
+                chain,
+            };
+            let footers_bytes_max = settings.footer_cache_bytes;
             replay::run(
                 disk,
                 &mut window,
                 &directory,
-                *superblock,
-                cells,
-                chain,
-                settings.footer_cache_bytes,
+                found,
+                footers_bytes_max,
                 replay,
             )?
         }

@@ -23,6 +23,13 @@ use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::position::Lsn;
 use tiderace_wire::entry::EntryKind;
 
+/// What is known before the log is read.
+pub(crate) struct Found {
+    pub(crate) superblock: Superblock,
+    pub(crate) cells: Cells,
+    pub(crate) chain: Chain,
+}
+
 fn footers_bytes(footers: &[Footer]) -> usize {
     footers.iter().map(|footer| footer.bytes().len()).sum()
 }
@@ -32,12 +39,15 @@ pub(crate) fn run<D: Disk>(
     disk: &mut D,
     window: &mut Window,
     directory: &Directory,
-    superblock: Superblock,
-    cells: Cells,
-    chain: Chain,
+    found: Found,
     footers_bytes_max: usize,
     replay: &mut impl Replay,
 ) -> Result<Beginning, OpenError> {
+    let Found {
+        superblock,
+        cells,
+        chain,
+    } = found;
     let covers = cells.covers;
     let older = chain::older_segments(
         &cells.rows,

@@ -281,3 +281,61 @@ fn a_cancelled_read_is_never_answered() {
     // The world panics on an answer that it does not know.
     world.settle();
 }
+
+// J-15
+#[test]
+fn a_released_file_waits_for_what_made_it_dead_and_for_a_superblock_that_says_so() {
+    let mut world = opened(10);
+    while world.checkpoints < 3 {
+        if world.append(900).is_err() {
+            world.settle();
+        }
+        world.settle();
+    }
+    for partition in 0..5 {
+        let end = world.durable_end(partition);
+        world.advance_start(partition, end).expect("there is room");
+    }
+    let spares = world.journal().stats().spares;
+    let is_chunk = |effect: &Effect| matches!(effect, Effect::Write { file: JournalFile::Segment(_), at, .. } if *at > 0);
+    let is_superblock = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::Write {
+                file: JournalFile::Superblock,
+                ..
+            }
+        )
+    };
+    for _ in 0..20 {
+        world.reclaim();
+        world.complete_but(is_chunk);
+    }
+    assert!(world.journal().stats().segments_recycled > 0);
+    assert!(
+        world
+            .journal()
+            .spares
+            .releasing
+            .iter()
+            .all(|it| it.version.is_none())
+    );
+    assert_eq!(
+        world.journal().stats().spares,
+        spares,
+        "the starts are not durable"
+    );
+    world.complete_but(is_superblock);
+    world.flush();
+    assert!(
+        world.flying.iter().any(is_superblock),
+        "it says which files are free"
+    );
+    assert_eq!(
+        world.journal().stats().spares,
+        spares,
+        "that is not durable"
+    );
+    world.settle();
+    assert!(world.journal().stats().spares > spares);
+}

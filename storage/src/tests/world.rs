@@ -465,6 +465,18 @@ impl World {
             return false;
         }
         let index = self.prng.below(self.flying.len() as u64) as usize;
+        self.complete(index);
+        true
+    }
+
+    /// Executes everything but what is held back.
+    pub(super) fn complete_but(&mut self, held: impl Fn(&Effect) -> bool) {
+        while let Some(index) = self.flying.iter().position(|effect| !held(effect)) {
+            self.complete(index);
+        }
+    }
+
+    fn complete(&mut self, index: usize) {
         let effect = self.flying.swap_remove(index);
         let event = self.execute(effect);
         let now = self.now;
@@ -475,7 +487,6 @@ impl World {
         for output in out {
             self.take(output);
         }
-        true
     }
 
     fn execute(&mut self, effect: Effect) -> Event {
