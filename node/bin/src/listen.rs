@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 use tiderace_io::{Listen, Listener};
 
 /// The sockets of one node.
@@ -21,19 +22,23 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Binds everything or nothing.
     pub(crate) fn bind(config: &Config, shards: u16) -> Result<Self, Failure> {
+        let deadline = Instant::now() + TEARDOWN_MAX;
         let mut shared = config.listen;
         // Sockets that share a port do not exclude those of another process of this user: ask for it alone first.
-        let alone = Listener::bind(Listen::on(shared))
+        let alone = bind_soon(&Listen::on(shared), deadline)
             .map_err(|error| refused("listen", shared, &error))?;
         shared.set_port(alone.address().port());
         drop(alone);
         let mut listeners = Vec::with_capacity(usize::from(shards));
         let mut shard_addresses = Vec::with_capacity(usize::from(shards));
         for shard in 0..shards {
-            let of_all = Listener::bind(Listen {
-                shared: true,
-                ..Listen::on(shared)
-            })
+            let of_all = bind_soon(
+                &Listen {
+                    shared: true,
+                    ..Listen::on(shared)
+                },
+                deadline,
+            )
             .map_err(|error| refused("listen", shared, &error))?;
             let mut own = config.shard_listen;
             if own.port() != 0 {
@@ -46,7 +51,7 @@ impl Sockets {
                 })?;
                 own.set_port(port);
             }
-            let own = Listener::bind(Listen::on(own))
+            let own = bind_soon(&Listen::on(own), deadline)
                 .map_err(|error| refused("shard_listen", own, &error))?;
             shard_addresses.push(SocketAddr::new(config.advertise, own.address().port()));
             listeners.push(vec![of_all, own]);
@@ -57,6 +62,22 @@ impl Sockets {
             shard_addresses,
             listeners,
         })
+    }
+}
+
+/// How long the sockets of a node that was killed may outlive it: the kernel takes its ring down behind its back, and the
+/// ring's accept holds them until its last write to the journal is done.
+const TEARDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Binds, and waits for a killed node's sockets to go. Whoever really holds the address still holds it at the deadline.
+fn bind_soon(listen: &Listen, deadline: Instant) -> io::Result<Listener> {
+    loop {
+        match Listener::bind(listen.clone()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound,
+        }
     }
 }
 

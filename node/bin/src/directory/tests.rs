@@ -1,4 +1,5 @@
-//! Every way a data directory can be refused, on real folders.
+//! Every way in which a data directory can be refused, on real folders: in use, not a directory, not writable, newer,
+//! damaged, made with something else. A refusal leaves what it found as it was.
 
 use super::*;
 use std::os::unix::fs::PermissionsExt;
