@@ -479,6 +479,8 @@ impl Control {
                 Output::ReadOnly(is_read_only) => self.is_read_only = is_read_only,
                 // The end of the turn tries again.
                 Output::Room => {}
+                // Every completion is followed by a call.
+                Output::ReclaimMore => {}
                 Output::Fatal(fatal) => {
                     self.phase = Phase::Failed;
                     effects.push(Effect::Fatal(fatal));

@@ -41,10 +41,17 @@ enum Stage {
     },
 }
 
+/// Who is told that a load has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiter {
+    Read(ReadId),
+    Reclaim,
+}
+
 #[derive(Debug)]
 struct Load {
     stage: Stage,
-    waiting: Vec<ReadId>,
+    waiting: Vec<Waiter>,
 }
 
 /// See the module.
@@ -119,13 +126,19 @@ impl Footers {
         }
     }
 
-    /// Whether anything about the life is in flight or waits for it.
+    /// Whether anything about the life is in flight or being made.
     pub(crate) fn is_busy(&self, seq: u64) -> bool {
-        self.pending.contains_key(&seq) || self.loads.contains_key(&seq)
+        let is_pending = match self.pending.get(&seq) {
+            Some(Pending::Sealing(_) | Pending::Footer(_, true)) => true,
+            Some(Pending::Footer(_, false)) | None => false,
+        };
+        is_pending || self.loads.contains_key(&seq)
     }
 
-    pub(crate) fn is_loading(&self) -> bool {
-        !self.loads.is_empty()
+    /// The life was released, and nothing about it is in flight.
+    pub(crate) fn forget(&mut self, seq: u64) {
+        self.pending.remove(&seq);
+        self.cache.remove(seq);
     }
 
     pub(crate) fn is_sealing(&self) -> bool {
@@ -170,6 +183,7 @@ impl Journal {
             if let Pending::Footer(footer, asked) = pending
                 && !*asked
                 && footer.life().end <= durable
+                && !self.reclaim.is_deciding(*seq)
                 && let Some(sealed) = self.segments.get(seq)
             {
                 *asked = true;
@@ -205,12 +219,13 @@ impl Journal {
         if let Some(Pending::Footer(footer, _)) = self.footers.pending.remove(&seq) {
             self.footers.cache.insert(footer);
         }
+        self.reclaim_unblocked();
     }
 
     /// Has the index of a sealed life loaded; `waiting` is told when it is there.
-    pub(crate) fn load_index(&mut self, seq: u64, waiting: Option<ReadId>) {
+    pub(crate) fn load_index(&mut self, seq: u64, waiting: Waiter) {
         if let Some(load) = self.footers.loads.get_mut(&seq) {
-            load.waiting.extend(waiting);
+            load.waiting.push(waiting);
             return;
         }
         let Some(sealed) = self.segments.get(&seq) else {
@@ -221,7 +236,7 @@ impl Journal {
             seq,
             Load {
                 stage: Stage::FirstBlock,
-                waiting: waiting.into_iter().collect(),
+                waiting: vec![waiting],
             },
         );
         self.read_for_load(seq, file, 0, BLOCK_BYTES as u64);
@@ -264,7 +279,7 @@ impl Journal {
             Stage::Whole => match result.map(|bytes| Footer::decode(bytes, &life)) {
                 Ok(Ok(footer)) => {
                     self.stats.footers_loaded += 1;
-                    self.load_ended(load.waiting, Ok(footer));
+                    self.load_ended(seq, load.waiting, Ok(footer));
                 }
                 Ok(Err(_)) | Err(_) => {
                     self.scan_from(seq, load.waiting, BLOCK_BYTES as u64, SegmentIndex::new());
@@ -272,12 +287,12 @@ impl Journal {
             },
             Stage::Scan { at, index } => match result {
                 Ok(bytes) => self.scan_piece(seq, load.waiting, at, index, &bytes),
-                Err(error) => self.load_ended(load.waiting, Err(ReadError::Disk(error))),
+                Err(error) => self.load_ended(seq, load.waiting, Err(ReadError::Disk(error))),
             },
         }
     }
 
-    fn scan_from(&mut self, seq: u64, waiting: Vec<ReadId>, at: u64, index: SegmentIndex) {
+    fn scan_from(&mut self, seq: u64, waiting: Vec<Waiter>, at: u64, index: SegmentIndex) {
         let Some(sealed) = self.segments.get(&seq) else {
             return;
         };
@@ -292,7 +307,7 @@ impl Journal {
             self.footers
                 .pending
                 .insert(seq, Pending::Footer(footer.clone(), false));
-            self.load_ended(waiting, Ok(footer));
+            self.load_ended(seq, waiting, Ok(footer));
             return;
         }
         self.footers.loads.insert(
@@ -309,7 +324,7 @@ impl Journal {
     fn scan_piece(
         &mut self,
         seq: u64,
-        waiting: Vec<ReadId>,
+        waiting: Vec<Waiter>,
         start: u64,
         mut index: SegmentIndex,
         bytes: &Bytes,
@@ -353,22 +368,25 @@ impl Journal {
                 at: start,
                 bytes: end - start,
             };
-            self.load_ended(waiting, Err(error));
+            self.load_ended(seq, waiting, Err(error));
             return;
         }
         self.scan_from(seq, waiting, start + done as u64, index);
     }
 
-    fn load_ended(&mut self, waiting: Vec<ReadId>, result: Result<Footer, ReadError>) {
+    fn load_ended(&mut self, seq: u64, waiting: Vec<Waiter>, result: Result<Footer, ReadError>) {
         if let Ok(footer) = &result {
             self.footers.cache.insert(footer.clone());
         }
-        for id in waiting {
-            match &result {
-                Ok(footer) => self.go_on_reading(id, Some(footer.clone())),
-                Err(error) => self.answer_read_error(id, error.clone()),
+        for waiter in waiting {
+            match (waiter, &result) {
+                (Waiter::Read(id), Ok(footer)) => self.go_on_reading(id, Some(footer.clone())),
+                (Waiter::Read(id), Err(error)) => self.answer_read_error(id, error.clone()),
+                (Waiter::Reclaim, Ok(footer)) => self.reclaim_loaded(seq, Some(footer.clone())),
+                (Waiter::Reclaim, Err(_)) => self.reclaim_loaded(seq, None),
             }
         }
+        self.reclaim_unblocked();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::marks::Mark;
 use crate::operations::{Op, Operations};
 use crate::outcome::{Output, ReadId};
 use crate::reader::{Reads, Want};
+use crate::reclaim::Reclaim;
 use crate::recovery::Recovered;
 use crate::segments::{Active, Begun, Sealed};
 use crate::settings::Settings;
@@ -71,7 +72,7 @@ pub struct Journal {
     pub(crate) active: Active,
     pub(crate) segments: BTreeMap<u64, Sealed>,
     pub(crate) spares: Spares,
-    pub(crate) reclaim_from: u64,
+    pub(crate) reclaim: Reclaim,
     read_only_told: bool,
     // Where it is found again.
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
@@ -109,7 +110,7 @@ impl Journal {
             ),
             segments: found.sealed,
             spares: Spares::new(found.spares, found.next_file),
-            reclaim_from: 0,
+            reclaim: Reclaim::default(),
             read_only_told: false,
             newest: found.newest,
             footers: Footers::new(settings.footer_cache_bytes, found.footers),
@@ -224,6 +225,7 @@ impl Journal {
             Event::ReadDone { op, result } => match self.operations.end(op) {
                 Some(Op::Data(id)) => self.read_done(id, result),
                 Some(Op::Load { seq }) => self.load_done(seq, result),
+                Some(Op::ReclaimTurn) => self.reclaim_turn_done(),
                 _ => {}
             },
             Event::Synced { op, result } => self.synced(op, result),
@@ -233,7 +235,7 @@ impl Journal {
                     Err(_) => self.spares.failed(now.mono),
                 },
                 Some(Op::FooterPrepare { seq }) => self.footer_prepared(seq, result),
-                Some(Op::PartPrepare) => self.part_prepared(result),
+                Some(Op::PartPrepare { part }) => self.part_prepared(part, result),
                 _ => {}
             },
             // What could not be removed is removed by the next start.
@@ -270,14 +272,14 @@ impl Journal {
             (Some(Op::Superblock { version }), Ok(())) => self.superblocks.written(version),
             (Some(Op::Superblock { .. }), Err(error)) => self.fail(Fatal::Superblock(error)),
             (Some(Op::FooterWrite { seq }), _) => self.footer_written(seq),
-            (Some(Op::PartWrite), result) => self.part_written(result),
+            (Some(Op::PartWrite { part }), result) => self.part_written(part, result),
             _ => {}
         }
     }
 
     fn synced(&mut self, op: OpId, result: Result<(), DiskError>) {
-        if self.operations.end(op) == Some(Op::PartSync) {
-            self.part_synced(result);
+        if let Some(Op::PartSync { part }) = self.operations.end(op) {
+            self.part_synced(part, result);
         }
     }
 
@@ -352,7 +354,8 @@ impl Journal {
         .min()
     }
 
-    /// Releases segments whose data all lies below its partitions' starts. Call it now and then: each call looks at a few.
+    /// Releases segments whose data all lies below its partitions' starts. Call it when starts have moved, and whenever
+    /// [`Output::ReclaimMore`] asks for it: a call goes as far as it can without waiting.
     pub fn reclaim(&mut self, starts: &impl Starts, effects: &mut Effects) {
         if !self.poisoned {
             self.reclaim_some(starts);
@@ -364,7 +367,8 @@ impl Journal {
     /// Adds a cell to the checkpoint that was wanted. No value: the cell is gone.
     ///
     /// # Panics
-    /// When no checkpoint is wanted, or the cell is one of the journal's own kinds or exceeds a cell's bounds.
+    /// When no checkpoint is wanted, or the cell is one of the journal's own kinds or exceeds a cell's bounds:
+    /// a key of 1024 bytes, a value of [`crate::CELL_VALUE_BYTES_MAX`].
     pub fn checkpoint_cell(
         &mut self,
         kind: u8,

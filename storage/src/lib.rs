@@ -27,6 +27,7 @@ mod tail;
 mod tests;
 mod writer;
 
+pub use checkpoint::CELL_VALUE_BYTES_MAX;
 pub use entry::{Class, EntryMeta, Placed, Refused};
 pub use error::OpenError;
 pub use journal::{Journal, Replay, Starts};

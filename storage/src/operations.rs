@@ -29,14 +29,22 @@ pub(crate) enum Op {
     FooterWrite {
         seq: u64,
     },
-    /// The checkpoint part under way: its file, its pieces, its sync.
-    PartPrepare,
-    PartWrite,
-    PartSync,
+    /// A checkpoint part: its file, its pieces, its sync.
+    PartPrepare {
+        part: u64,
+    },
+    PartWrite {
+        part: u64,
+    },
+    PartSync {
+        part: u64,
+    },
     /// A file that nobody needs.
     Remove,
     /// Bytes for a read.
     Data(ReadId),
+    /// Bytes that mean nothing: the look for segments to release goes on when they are there.
+    ReclaimTurn,
     /// Bytes for the index of a life.
     Load {
         seq: u64,

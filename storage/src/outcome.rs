@@ -43,6 +43,8 @@ pub enum Output {
     ReadOnly(bool),
     /// A draft that was refused as busy may be tried again.
     Room,
+    /// Segments are left that may go: call `Journal::reclaim` again, when every start that it would be told is durable.
+    ReclaimMore,
     /// The journal has failed for good. Acknowledge nothing more, say why, exit.
     Fatal(Fatal),
 }

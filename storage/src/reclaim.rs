@@ -2,73 +2,168 @@
 //! data there, both checkpoints cover it and more, and nothing reads it; its file is used again only when that is durable, so that
 //! no crash brings a row back whose bytes are gone. J-14, J-15
 
-use crate::footers::View;
+use crate::footers::{View, Waiter};
 use crate::index::Footer;
 use crate::journal::{Journal, Starts};
 use crate::operations::Op;
+use crate::outcome::Output;
 use crate::spares::Releasing;
 use tiderace_base::disk::JournalFile;
+use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::Effect;
 use tiderace_base::position::Lsn;
+use tiderace_base::time::Mono;
 
-/// Segments looked at in one call.
-const SEGMENTS_AT_ONCE: usize = 16;
+/// Indexes looked at in one call.
+const INDEXES_AT_ONCE: usize = 16;
+/// How long a segment whose index can be neither read nor built is left alone.
+const UNREADABLE_FOR_NS: u64 = 60_000_000_000;
+
+/// How far the look at the segments has come. A call goes round once from where the last one stopped, and stops again where it
+/// has to wait; what it waited for brings the owner back. So the last call of a row has seen every segment by the starts
+/// of that moment.
+#[derive(Debug, Default)]
+pub(crate) struct Reclaim {
+    /// The life to look at next.
+    next: u64,
+    /// An operation is in flight that goes on with the look.
+    waiting: bool,
+    /// The index that was waited for: it may be larger than all that is kept in memory.
+    loaded: Option<Footer>,
+    /// Something could go but for an operation on it.
+    blocked: bool,
+    /// The owner was asked to call again and did not yet.
+    asked: bool,
+}
+
+impl Reclaim {
+    /// The next call decides about this life.
+    pub(crate) fn is_deciding(&self, seq: u64) -> bool {
+        self.loaded.as_ref().is_some_and(|it| it.life().seq == seq)
+    }
+}
 
 impl Journal {
     pub(crate) fn reclaim_some(&mut self, starts: &impl Starts) {
+        self.reclaim.asked = false;
+        if self.reclaim.waiting {
+            return;
+        }
+        let mut loaded = self.reclaim.loaded.take();
         // J-14
         let Some(covered) = self.checkpointing.chain.covered_by_both() else {
             return;
         };
         let covered: Lsn = covered.min(self.inflight.durable());
-        let mut seqs: Vec<u64> = self
-            .segments
-            .range(self.reclaim_from..)
-            .take(SEGMENTS_AT_ONCE)
-            .map(|(seq, _)| *seq)
-            .collect();
-        self.reclaim_from = seqs.last().map_or(0, |seq| seq + 1);
-        seqs.retain(|seq| self.is_candidate(*seq, covered, starts));
-        for seq in seqs {
-            let found = match self.footers.view(seq) {
-                Some(View::Footer(footer)) => footer,
-                Some(View::Open(_)) => continue,
-                None => {
-                    // One at a time: reads come first. This segment's turn comes again.
-                    if !self.footers.is_loading() {
-                        self.load_index(seq, None);
-                        self.reclaim_from = seq;
-                    }
+        self.reclaim.blocked = false;
+        let mut looked = 0;
+        for _ in 0..self.segments.len() {
+            let mut later = self.segments.range(self.reclaim.next..);
+            let next = later.next().or_else(|| self.segments.first_key_value());
+            let Some(seq) = next.map(|(seq, _)| *seq) else {
+                return;
+            };
+            self.reclaim.next = seq;
+            if self.is_candidate(seq, covered, starts) {
+                if looked == INDEXES_AT_ONCE {
+                    self.wait_a_turn();
                     return;
                 }
-            };
-            let witness = found.partitions().find(|partition| {
-                starts
-                    .start_of(partition.key)
-                    .is_some_and(|start| start < partition.next_offset)
-            });
-            match witness {
-                Some(partition) => {
-                    if let Some(sealed) = self.segments.get_mut(&seq) {
-                        sealed.witness = Some((partition.key, partition.next_offset));
-                    }
-                }
-                None => self.release(seq, &found),
+                looked += 1;
+                let held = loaded.take_if(|footer| footer.life().seq == seq);
+                let held = held.or_else(|| match self.footers.view(seq) {
+                    Some(View::Footer(footer)) => Some(footer),
+                    Some(View::Open(_)) | None => None,
+                });
+                let Some(footer) = held else {
+                    self.reclaim.waiting = true;
+                    self.load_index(seq, Waiter::Reclaim);
+                    return;
+                };
+                self.judge(seq, &footer, starts);
             }
+            self.reclaim.next = seq + 1;
         }
     }
 
-    fn is_candidate(&self, seq: u64, covered: Lsn, starts: &impl Starts) -> bool {
+    fn is_candidate(&mut self, seq: u64, covered: Lsn, starts: &impl Starts) -> bool {
+        let now: Mono = self.now.mono;
         let Some(sealed) = self.segments.get(&seq) else {
             return false;
         };
         let is_needed = sealed
             .witness
             .is_some_and(|(key, end)| starts.start_of(key).is_some_and(|start| start < end));
-        sealed.row.end < covered
-            && !self.reads.is_using(seq)
-            && !is_needed
-            && !self.footers.is_busy(seq)
+        if sealed.row.end >= covered
+            || is_needed
+            || sealed.unreadable_until.is_some_and(|until| now < until)
+        {
+            return false;
+        }
+        let is_busy = self.reads.is_using(seq) || self.footers.is_busy(seq);
+        self.reclaim.blocked |= is_busy;
+        !is_busy
+    }
+
+    /// Releases the segment, or remembers why not.
+    fn judge(&mut self, seq: u64, footer: &Footer, starts: &impl Starts) {
+        let witness = footer.partitions().find(|partition| {
+            starts
+                .start_of(partition.key)
+                .is_some_and(|start| start < partition.next_offset)
+        });
+        match witness {
+            Some(partition) => {
+                if let Some(sealed) = self.segments.get_mut(&seq) {
+                    sealed.witness = Some((partition.key, partition.next_offset));
+                }
+            }
+            None => self.release(seq, footer),
+        }
+    }
+
+    /// Goes on after the completion of a read that means nothing: others come first.
+    fn wait_a_turn(&mut self) {
+        self.reclaim.waiting = true;
+        let op = self.operations.begin(Op::ReclaimTurn);
+        self.outbox.push(Effect::Read {
+            op,
+            file: JournalFile::Superblock,
+            at: 0,
+            len: BLOCK_BYTES as u32,
+        });
+    }
+
+    pub(crate) fn reclaim_turn_done(&mut self) {
+        self.reclaim.waiting = false;
+        self.want_reclaim();
+    }
+
+    /// The index that a look waited for; none: there is no having it, and the look goes on behind its segment.
+    pub(crate) fn reclaim_loaded(&mut self, seq: u64, footer: Option<Footer>) {
+        self.reclaim.waiting = false;
+        if footer.is_none() {
+            let until = self.now.mono.after_ns(UNREADABLE_FOR_NS);
+            if let Some(sealed) = self.segments.get_mut(&seq) {
+                sealed.unreadable_until = Some(until);
+            }
+        }
+        self.reclaim.loaded = footer;
+        self.want_reclaim();
+    }
+
+    /// An operation on a segment ended: what it kept from being released may go now.
+    pub(crate) fn reclaim_unblocked(&mut self) {
+        if core::mem::take(&mut self.reclaim.blocked) {
+            self.want_reclaim();
+        }
+    }
+
+    pub(crate) fn want_reclaim(&mut self) {
+        if !self.reclaim.asked {
+            self.reclaim.asked = true;
+            self.outputs.push(Output::ReclaimMore);
+        }
     }
 
     fn release(&mut self, seq: u64, footer: &Footer) {
@@ -82,7 +177,7 @@ impl Journal {
                 self.checkpointing.partition_changed(partition.key);
             }
         }
-        self.footers.cache.remove(seq);
+        self.footers.forget(seq);
         self.stats.segments_recycled += 1;
         self.spares.releasing.push(Releasing {
             file: sealed.row.file,
@@ -116,7 +211,7 @@ impl Journal {
                 .get_or_insert_with(|| self.superblocks.ask());
             if self.superblocks.is_durable(version) {
                 let file = self.spares.releasing.remove(index).file;
-                self.spares.ready.push_back(file);
+                self.spares.add(file);
             } else {
                 index += 1;
             }

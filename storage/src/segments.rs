@@ -7,6 +7,7 @@ use crate::index::{Life, SegmentIndex};
 use tiderace_base::ids::{JournalId, PartitionKey};
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::time::Mono;
 
 /// A segment that takes no more chunks.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Sealed {
     pub(crate) is_short: bool,
     /// A partition that still needed it when somebody looked, and the end of its data here.
     pub(crate) witness: Option<(PartitionKey, Offset)>,
+    /// Its index could be neither read nor built: it is not tried again before this to release the segment.
+    pub(crate) unreadable_until: Option<Mono>,
 }
 
 impl Sealed {
@@ -24,6 +27,7 @@ impl Sealed {
             row,
             is_short,
             witness: None,
+            unreadable_until: None,
         }
     }
 

@@ -58,11 +58,7 @@ impl Spares {
 
     /// The file to prepare now, if one is wanted and none is under way.
     pub(crate) fn start(&mut self, now: Mono) -> Option<u32> {
-        let coming = self.releasing.iter().filter(|it| !it.is_short).count();
-        if self.preparing
-            || self.ready.len() + coming >= WANTED
-            || self.retry_at.is_some_and(|at| now < at)
-        {
+        if !self.is_wanted() || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
         self.preparing = true;
@@ -75,7 +71,22 @@ impl Spares {
     pub(crate) fn prepared(&mut self, file: u32) {
         self.preparing = false;
         self.full = false;
+        self.add(file);
+    }
+
+    /// A file is ready for another life. With more than the reserves there is room, wherever it came from.
+    pub(crate) fn add(&mut self, file: u32) {
         self.ready.push_back(file);
+        if self.ready.len() > RESERVED_FROM_DATA {
+            self.full = false;
+            self.retry_at = None;
+        }
+    }
+
+    /// Another one has to be prepared, and none is being prepared.
+    fn is_wanted(&self) -> bool {
+        let coming = self.releasing.iter().filter(|it| !it.is_short).count();
+        !self.preparing && self.ready.len() + coming < WANTED
     }
 
     pub(crate) fn failed(&mut self, now: Mono) {
@@ -93,7 +104,8 @@ impl Spares {
         self.full
     }
 
+    /// When another try to prepare one is due, if one is wanted.
     pub(crate) fn retry_at(&self) -> Option<Mono> {
-        self.retry_at
+        self.retry_at.filter(|_| self.is_wanted())
     }
 }

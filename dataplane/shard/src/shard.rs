@@ -276,6 +276,10 @@ impl Shard {
                     }
                 }
                 Output::Room => self.room(now, effects),
+                Output::ReclaimMore => {
+                    self.reclaim_at.get_or_insert(self.journal.durable_lsn());
+                    self.reclaim_when_durable(effects);
+                }
                 Output::Fatal(reason) => self.fail(reason, effects),
             }
         }

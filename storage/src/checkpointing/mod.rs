@@ -19,6 +19,9 @@ use tiderace_base::operation::{Effect, Fatal};
 use tiderace_base::position::Lsn;
 use tiderace_base::time::Mono;
 
+/// Sealed segments that the last checkpoint does not cover, at most.
+const SEGMENTS_UNCOVERED_MAX: usize = 4;
+
 /// Pieces of a part in flight: the disk is busy, and appends are not behind a queue.
 const WRITES_MAX: usize = 2;
 /// Above this the journal adds none of its own cells, and the owner is asked not to.
@@ -44,11 +47,22 @@ struct Open {
     partitions_after: Option<Bound<PartitionKey>>,
 }
 
+/// A part that was given up while pieces of it were in flight.
+#[derive(Debug)]
+struct Abandoned {
+    id: u64,
+    writes: usize,
+    /// Files to remove when nothing is in flight any more.
+    files: Vec<u64>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Checkpointing {
     pub(crate) chain: Chain,
     open: Option<Open>,
+    /// No part is begun beside it.
+    abandoned: Option<Abandoned>,
     /// A part was given up while the owner was still feeding it.
     discarding: bool,
     base_is_needed: bool,
@@ -64,6 +78,7 @@ impl Checkpointing {
         Self {
             chain,
             open: None,
+            abandoned: None,
             discarding: false,
             // What changed since the last checkpoint was replayed, not counted: all is written once.
             base_is_needed: true,
@@ -88,8 +103,14 @@ impl Checkpointing {
             .map_or(0, |open| open.writer.backlog_bytes())
     }
 
+    /// When another try is due; not while the last one is still ending.
     pub(crate) fn retry_at(&self) -> Option<Mono> {
-        self.retry_at
+        self.retry_at.filter(|_| self.abandoned.is_none())
+    }
+
+    /// The part that is being written, if it is this one.
+    fn open_part(&mut self, part: u64) -> Option<&mut Open> {
+        self.open.as_mut().filter(|open| open.writer.id() == part)
     }
 }
 
@@ -126,7 +147,7 @@ impl Journal {
     pub(crate) fn want_checkpoint(&mut self) {
         let journal = self.journal_id();
         let it = &mut self.checkpointing;
-        if it.open.is_some() || it.discarding {
+        if it.open.is_some() || it.abandoned.is_some() || it.discarding {
             return;
         }
         let covers = if self.open.is_open {
@@ -137,8 +158,13 @@ impl Journal {
         let due = match it.retry_at {
             Some(at) => self.now.mono >= at,
             None => {
-                covers.distance_from(it.last_covers).unwrap_or(0)
-                    >= self.settings.checkpoint_every_bytes
+                // Each start begins a segment, however little is written: without the second bound a node that is
+                // started often keeps, and replays, them all.
+                let appended = covers.distance_from(it.last_covers).unwrap_or(0);
+                let behind = self.segments.values().rev();
+                let behind = behind.take_while(|sealed| sealed.row.end > it.last_covers);
+                appended >= self.settings.checkpoint_every_bytes
+                    || behind.take(SEGMENTS_UNCOVERED_MAX + 1).count() > SEGMENTS_UNCOVERED_MAX
             }
         };
         if !due {
@@ -165,7 +191,7 @@ impl Journal {
             segments_after: base.then_some(Bound::Unbounded),
             partitions_after: base.then_some(Bound::Unbounded),
         });
-        let op = self.operations.begin(Op::PartPrepare);
+        let op = self.operations.begin(Op::PartPrepare { part: next.id });
         self.outbox.push(Effect::Prepare {
             op,
             file: JournalFile::Checkpoint(next.id),
@@ -190,7 +216,8 @@ impl Journal {
             open.captured_end = Some(end);
             open.writer.finish();
         }
-        let file = JournalFile::Checkpoint(open.writer.id());
+        let part = open.writer.id();
+        let file = JournalFile::Checkpoint(part);
         while open.file_is_there && open.writes < WRITES_MAX {
             let Some(piece) = open.writer.take() else {
                 break;
@@ -198,7 +225,7 @@ impl Journal {
             open.writes += 1;
             self.stats.checkpoint_bytes += piece.data.len() as u64;
             self.outbox.push(Effect::Write {
-                op: self.operations.begin(Op::PartWrite),
+                op: self.operations.begin(Op::PartWrite { part }),
                 file,
                 at: piece.at,
                 data: piece.data,
@@ -212,7 +239,7 @@ impl Journal {
         if written && !open.syncing && !open.synced {
             open.syncing = true;
             self.outbox.push(Effect::Sync {
-                op: self.operations.begin(Op::PartSync),
+                op: self.operations.begin(Op::PartSync { part }),
                 file,
             });
         }
@@ -238,6 +265,7 @@ impl Journal {
             self.remove_parts(gone);
             self.stats.checkpoints += 1;
             self.outputs.push(Output::CheckpointDone);
+            self.want_reclaim();
         }
     }
 
@@ -280,25 +308,45 @@ impl Journal {
         }
     }
 
-    pub(crate) fn part_prepared(&mut self, result: Result<(), DiskError>) {
-        match (result, &mut self.checkpointing.open) {
+    pub(crate) fn part_prepared(&mut self, part: u64, result: Result<(), DiskError>) {
+        match (result, self.checkpointing.open_part(part)) {
             (Ok(()), Some(open)) => open.file_is_there = true,
             (Ok(()), None) => {}
             (Err(error), _) => self.give_up_part(error),
         }
     }
 
-    pub(crate) fn part_written(&mut self, result: Result<(), DiskError>) {
-        if let Some(open) = &mut self.checkpointing.open {
+    pub(crate) fn part_written(&mut self, part: u64, result: Result<(), DiskError>) {
+        if let Some(open) = self.checkpointing.open_part(part) {
             open.writes -= 1;
+            if let Err(error) = result {
+                self.give_up_part(error);
+            }
+            return;
         }
-        if let Err(error) = result {
-            self.give_up_part(error);
+        if let Err(error) = result
+            && error != DiskError::NoSpace
+        {
+            self.fail(Fatal::JournalWrite(error));
+        }
+        if let Some(abandoned) = &mut self.checkpointing.abandoned
+            && abandoned.id == part
+        {
+            abandoned.writes -= 1;
+            self.end_abandoned();
         }
     }
 
-    pub(crate) fn part_synced(&mut self, result: Result<(), DiskError>) {
-        match (result, &mut self.checkpointing.open) {
+    /// Removes what a part that was given up left, once nothing of it is in flight.
+    fn end_abandoned(&mut self) {
+        let ended = self.checkpointing.abandoned.take_if(|it| it.writes == 0);
+        if let Some(ended) = ended {
+            self.remove_parts(ended.files);
+        }
+    }
+
+    pub(crate) fn part_synced(&mut self, part: u64, result: Result<(), DiskError>) {
+        match (result, self.checkpointing.open_part(part)) {
             (Ok(()), Some(open)) => open.synced = true,
             (Ok(()), None) => {}
             // Never tried again: the file is not named, and a new one will be written.
@@ -321,11 +369,12 @@ impl Journal {
         } else {
             self.checkpointing.discarding = true;
         }
-        let gone = self.checkpointing.chain.abandon();
-        // A piece of it may be in flight: its number is never used again, so the next start removes it.
-        if open.writes == 0 {
-            self.remove_parts(gone);
-        }
+        self.checkpointing.abandoned = Some(Abandoned {
+            id: open.writer.id(),
+            writes: open.writes,
+            files: self.checkpointing.chain.abandon(),
+        });
+        self.end_abandoned();
     }
 
     fn remove_parts(&mut self, parts: Vec<u64>) {

@@ -5,6 +5,7 @@
 mod run;
 mod search;
 
+use crate::footers::Waiter;
 use crate::index::Footer;
 use crate::journal::Journal;
 use crate::operations::Op;
@@ -52,6 +53,8 @@ pub(crate) struct Job {
     want: Want,
     waiting: Waiting,
     search: search::Search,
+    /// Nobody waits for it any more; the file is in use until its bytes are back.
+    is_cancelled: bool,
 }
 
 /// Where a partition's reader stopped.
@@ -90,18 +93,20 @@ impl Journal {
                 want,
                 waiting: Waiting::Index,
                 search: search::Search::default(),
+                is_cancelled: false,
             },
         );
         self.go_on_reading(id, None);
         id
     }
 
-    /// Bytes on their way arrive all the same; nobody asks for them then.
+    /// Bytes on their way arrive all the same; nobody asks for them then, and until then the file is not let go. J-14
     pub(crate) fn forget_read(&mut self, id: ReadId) {
-        if let Some(job) = self.reads.jobs.remove(&id)
-            && let Waiting::Bytes(run) = job.waiting
-        {
-            self.let_go(run.seq);
+        match self.reads.jobs.get_mut(&id) {
+            Some(job) if matches!(job.waiting, Waiting::Bytes(_)) => job.is_cancelled = true,
+            Some(_) | None => {
+                self.reads.jobs.remove(&id);
+            }
         }
     }
 
@@ -110,6 +115,7 @@ impl Journal {
             *readers -= 1;
             if *readers == 0 {
                 self.reads.using.remove(&seq);
+                self.reclaim_unblocked();
             }
         }
     }
@@ -123,7 +129,7 @@ impl Journal {
             Found::NeedsIndex(seq) => {
                 job.waiting = Waiting::Index;
                 self.reads.jobs.insert(id, job);
-                self.load_index(seq, Some(id));
+                self.load_index(seq, Waiter::Read(id));
             }
             Found::Run(run) => {
                 *self.reads.using.entry(run.seq).or_default() += 1;
@@ -194,6 +200,7 @@ impl Journal {
             Waiting::Index => {
                 self.reads.jobs.insert(id, job);
             }
+            Waiting::Bytes(run) if job.is_cancelled => self.let_go(run.seq),
             Waiting::Bytes(mut run) => match result {
                 Err(error) => {
                     self.let_go(run.seq);

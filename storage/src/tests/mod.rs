@@ -5,4 +5,5 @@ mod crashes;
 mod damage;
 mod disk;
 mod serving;
+mod upkeep;
 mod world;

@@ -162,6 +162,7 @@ pub(super) struct World {
     pub(super) reads_answered: u64,
     pub(super) recycled: u64,
     pub(super) read_only: bool,
+    reclaim_wanted: bool,
     /// The next chunk write fails with this.
     pub(super) fail_write: Option<DiskError>,
     slot_seq: u64,
@@ -217,6 +218,7 @@ impl World {
             reads_answered: 0,
             recycled: 0,
             read_only: false,
+            reclaim_wanted: false,
             fail_write: None,
             slot_seq: 0,
             settings: small(seed),
@@ -479,6 +481,31 @@ impl World {
     fn complete(&mut self, index: usize) {
         let effect = self.flying.swap_remove(index);
         let event = self.execute(effect);
+        self.deliver(event);
+    }
+
+    /// The first operation in flight that `which` means fails.
+    pub(super) fn fail_one(&mut self, which: impl Fn(&Effect) -> bool, error: DiskError) {
+        let index = self.flying.iter().position(which).expect("it is in flight");
+        let event = match self.flying.swap_remove(index) {
+            Effect::Write { op, .. } => Event::Written {
+                op,
+                result: Err(error),
+            },
+            Effect::Prepare { op, .. } => Event::Prepared {
+                op,
+                result: Err(error),
+            },
+            Effect::Read { op, .. } => Event::ReadDone {
+                op,
+                result: Err(error),
+            },
+            other => panic!("nobody asks for {other:?} to fail"),
+        };
+        self.deliver(event);
+    }
+
+    fn deliver(&mut self, event: Event) {
         let now = self.now;
         let mut effects = Effects::new();
         let mut out = Vec::new();
@@ -486,6 +513,9 @@ impl World {
         self.flying.append(&mut effects);
         for output in out {
             self.take(output);
+        }
+        if core::mem::take(&mut self.reclaim_wanted) {
+            self.reclaim();
         }
     }
 
@@ -527,10 +557,17 @@ impl World {
                 op,
                 result: self.disk.create(file, bytes),
             },
-            Effect::Remove { op, file } => Event::Removed {
-                op,
-                result: self.disk.remove(file),
-            },
+            Effect::Remove { op, file } => {
+                assert!(
+                    !self.flying.iter().any(|effect| is_on(effect, file)),
+                    "seed {}: {file} is removed under an operation",
+                    self.seed
+                );
+                Event::Removed {
+                    op,
+                    result: self.disk.remove(file),
+                }
+            }
             other => panic!("a journal does not ask for {other:?}"),
         }
     }
@@ -554,6 +591,7 @@ impl World {
             }
             Output::ReadOnly(read_only) => self.read_only = read_only,
             Output::Room => {}
+            Output::ReclaimMore => self.reclaim_wanted = true,
             Output::Fatal(fatal) => self.fatal = Some(fatal),
         }
     }
@@ -719,5 +757,15 @@ impl World {
             }
         }
         panic!("seed {}: it never settles", self.seed);
+    }
+}
+
+fn is_on(effect: &Effect, name: JournalFile) -> bool {
+    match effect {
+        Effect::Write { file, .. }
+        | Effect::Read { file, .. }
+        | Effect::Sync { file, .. }
+        | Effect::Prepare { file, .. } => *file == name,
+        _ => false,
     }
 }

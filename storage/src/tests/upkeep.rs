@@ -1,0 +1,260 @@
+//! What the journal does beside serving: letting segments go, giving room back, and checkpoints that do not fit. Nothing
+//! of it may stop for good, however little room there is and whatever cannot be read.
+
+use super::world::{CELL, World, key, small};
+use crate::checkpoint::CELL_VALUE_BYTES_MAX;
+use crate::{Class, Refused, Settings};
+use tiderace_base::disk::{Disk, DiskError, JournalFile};
+use tiderace_base::operation::{Effect, Effects};
+use tiderace_base::position::Offset;
+
+/// A journal with this many full segments at least that both checkpoints cover.
+fn covered(seed: u64, segments: usize, footer_cache_bytes: usize) -> World {
+    let mut world = World::new(seed);
+    world.settings = Settings {
+        footer_cache_bytes,
+        ..small(seed)
+    };
+    world.open();
+    world.settle();
+    grow(&mut world, segments);
+    world
+}
+
+fn grow(world: &mut World, segments: usize) {
+    loop {
+        let covers = world.journal().checkpointing.chain.covered_by_both();
+        let rows = world.journal().segments.values();
+        if rows.filter(|it| Some(it.row.end) < covers).count() >= segments {
+            return;
+        }
+        if world.append(3000).is_err() {
+            world.settle();
+        }
+        world.settle();
+    }
+}
+
+/// Every partition starts behind what is durable.
+fn drop_everything(world: &mut World) {
+    for partition in 0..5 {
+        let end = world.durable_end(partition);
+        world
+            .advance_start(partition, end)
+            .expect("control entries have a reserve");
+    }
+    world.settle();
+}
+
+/// Fills the disk until data is refused.
+fn fill_disk(world: &mut World) {
+    world.disk.bytes_max = world
+        .disk
+        .files
+        .values()
+        .map(|file| file.seen.len() as u64)
+        .sum();
+    for _ in 0..2000 {
+        match world.append(2000) {
+            Err(Refused::ReadOnly) => break,
+            _ => world.settle(),
+        }
+    }
+    assert!(world.read_only);
+}
+
+// J-14
+#[test]
+fn one_call_on_a_full_disk_releases_all_that_nobody_needs() {
+    for seed in 0..4 {
+        // With a cache that holds some, one, and none of the indexes.
+        for cache in [24 * 1024, 8 * 1024, 0] {
+            let mut world = covered(seed, 30, cache);
+            fill_disk(&mut world);
+            drop_everything(&mut world);
+            assert!(world.read_only);
+            world.reclaim();
+            world.settle();
+            assert!(!world.read_only, "seed {seed}, cache {cache}");
+            let released = world.journal().stats().segments_recycled;
+            assert!(released >= 30, "seed {seed}, cache {cache}: {released}");
+        }
+    }
+}
+
+// J-14
+#[test]
+fn indexes_that_have_to_be_built_and_cannot_be_kept_are_enough() {
+    let mut world = covered(1, 6, 0);
+    let names: Vec<JournalFile> = world.disk.files.keys().copied().collect();
+    for name in names {
+        if matches!(name, JournalFile::Footer(_)) {
+            world.disk.remove(name).expect("it is there");
+        }
+    }
+    fill_disk(&mut world);
+    drop_everything(&mut world);
+    world.reclaim();
+    world.settle();
+    assert!(!world.read_only);
+    assert!(world.journal().stats().footers_rebuilt >= 6);
+}
+
+// J-14
+#[test]
+fn a_segment_that_cannot_be_read_stays_and_keeps_no_other() {
+    let mut world = covered(2, 20, 0);
+    let (seq, file) = {
+        let mut rows = world.journal().segments.values();
+        let row = rows.nth(3).expect("there are more").row;
+        (row.seq, row.file)
+    };
+    world
+        .disk
+        .remove(JournalFile::Footer(file))
+        .expect("it was written");
+    world.disk.flip(JournalFile::Segment(file), 4096 + 600);
+    drop_everything(&mut world);
+    world.reclaim();
+    world.settle();
+    assert!(world.journal().stats().segments_recycled >= 19);
+    assert!(world.journal().segments.contains_key(&seq));
+    // It is not read again and again.
+    let read = world.journal().stats().read_bytes;
+    for _ in 0..5 {
+        world.reclaim();
+        world.settle();
+    }
+    assert_eq!(world.journal().stats().read_bytes, read);
+}
+
+// J-14
+#[test]
+fn a_cancelled_read_keeps_its_file_until_it_is_back() {
+    let mut world = World::new(3);
+    world.open();
+    world.append_to(0, 500, Class::Data).expect("there is room");
+    world.settle();
+    world.crash();
+    // The file is cut: it will be removed, and not used again.
+    world.open();
+    let file = world.journal().segments[&1].row.file;
+    grow(&mut world, 3);
+    let mut effects = Effects::new();
+    let id = world.journal().read(key(0), Offset::ZERO, 1, &mut effects);
+    world.flying.append(&mut effects);
+    let name = JournalFile::Segment(file);
+    let is_its_read =
+        |effect: &Effect| matches!(effect, Effect::Read { file, .. } if *file == name);
+    world.complete_but(is_its_read);
+    assert!(world.flying.iter().any(is_its_read));
+    world.journal().cancel_read(id);
+    for partition in 0..5 {
+        let end = world.durable_end(partition);
+        world.advance_start(partition, end).expect("there is room");
+    }
+    for _ in 0..10 {
+        world.flush();
+        world.complete_but(is_its_read);
+        world.reclaim();
+    }
+    assert!(world.journal().stats().segments_recycled > 0);
+    assert!(world.disk.files.contains_key(&name));
+    world.settle();
+    assert!(
+        !world.disk.files.contains_key(&name),
+        "it goes when the read is back"
+    );
+}
+
+// J-56
+#[test]
+fn a_part_that_was_given_up_is_removed_and_spoils_no_other() {
+    let mut world = World::new(4);
+    world.open();
+    world.settle();
+    let part_of = |effect: &Effect| match effect {
+        Effect::Write {
+            file: JournalFile::Checkpoint(part),
+            ..
+        } => Some(*part),
+        _ => None,
+    };
+    let is_part = |effect: &Effect| part_of(effect).is_some();
+    while world.flying.iter().filter(|it| is_part(it)).count() < 2 {
+        assert!(world.append(900).is_ok() || !world.flying.is_empty());
+        world.flush();
+        world.feed();
+        world.complete_but(is_part);
+    }
+    let part = world.flying.iter().find_map(part_of).expect("it is there");
+    let parts = |world: &World| {
+        let files = world.disk.files.keys();
+        files
+            .filter(|file| matches!(file, JournalFile::Checkpoint(_)))
+            .count()
+    };
+    world.fail_one(is_part, DiskError::NoSpace);
+    world.pass(2_000_000_000);
+    for _ in 0..3 {
+        world.tick();
+        world.feed();
+        world.complete_but(is_part);
+    }
+    assert_eq!(parts(&world), 1, "no part is begun beside it");
+    let now = world.now.mono;
+    let wake = world.journal().next_wake();
+    assert!(wake.is_none_or(|at| at > now), "there is nothing to do yet");
+    world.fail_one(is_part, DiskError::NoSpace);
+    world.settle();
+    assert!(
+        !world
+            .disk
+            .files
+            .contains_key(&JournalFile::Checkpoint(part))
+    );
+    assert_eq!(world.journal().stats().checkpoints_failed, 1);
+    world.pass(2_000_000_000);
+    world.tick();
+    world.settle();
+    assert_eq!(world.checkpoints, 1);
+    assert_eq!(parts(&world), 1);
+}
+
+#[test]
+fn a_journal_with_room_again_is_not_woken_for_it() {
+    let mut world = covered(6, 30, 24 * 1024);
+    fill_disk(&mut world);
+    drop_everything(&mut world);
+    for _ in 0..20 {
+        world.reclaim();
+        world.settle();
+    }
+    assert!(!world.read_only);
+    for _ in 0..3 {
+        world.pass(5_000_000_000);
+        world.tick();
+        world.settle();
+    }
+    let now = world.now.mono;
+    let wake = world.journal().next_wake();
+    assert!(wake.is_none_or(|at| at > now), "{wake:?} at {now:?}");
+}
+
+#[test]
+fn the_longest_cell_is_taken() {
+    let mut world = World::new(7);
+    world.open();
+    let value = vec![7; CELL_VALUE_BYTES_MAX];
+    let mut effects = Effects::new();
+    while world.journal().checkpoint_backlog_bytes() == 0 {
+        world.append(900).expect("there is room");
+        world.flush();
+        while world.complete_one() {}
+    }
+    world
+        .journal()
+        .checkpoint_cell(CELL, &[1; 8], Some(&value), &mut effects);
+    let written = world.journal().stats().checkpoint_bytes as usize;
+    assert!(world.journal().checkpoint_backlog_bytes() + written > value.len());
+}
