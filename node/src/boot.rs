@@ -3,13 +3,13 @@
 
 use crate::config::{ConfigError, NodeConfig};
 use core::fmt;
-use tiderace_base::disk::Disk;
+use tiderace_base::disk::{Disk, DiskError};
 use tiderace_base::ids::{BootId, NodeId, ShardId};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
 use tiderace_control::{Control, ControlConfig, ControlError, ShardJournal};
 use tiderace_shard::{Shard, ShardConfig, ShardError};
-use tiderace_storage::Settings;
+use tiderace_storage::{OpenError, Settings};
 
 /// Bytes of one send to a subscriber: enough to keep a socket busy for a turn.
 const SEND_BYTES_MAX: usize = 1 << 20;
@@ -43,6 +43,70 @@ impl fmt::Display for BootError {
 }
 
 impl core::error::Error for BootError {}
+
+/// What kind of thing keeps a node from starting: what an operator does about it differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The configuration is wrong: correct it.
+    Config,
+    /// The directory belongs to another configuration, node or disk: correct the one that is wrong.
+    Differs,
+    /// The directory was written by a newer version: start that.
+    NewerVersion,
+    /// Bytes that were acknowledged are damaged: restore them from a copy.
+    Damaged,
+    /// No space is left: free some.
+    NoSpace,
+    /// The disk failed: look at it.
+    Disk,
+}
+
+impl BootError {
+    /// The kind of error.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Config(_) => Reason::Config,
+            Self::Shard {
+                error: ShardError::Journal(error),
+                ..
+            }
+            | Self::Control(ControlError::Journal(error)) => reason_of(error),
+            Self::Shard {
+                error: ShardError::Contradiction(_),
+                ..
+            }
+            | Self::Control(ControlError::Log(_)) => Reason::Damaged,
+            Self::Control(
+                ControlError::NodeUnknown(_)
+                | ControlError::NodeUnnamed
+                | ControlError::SlotCount { .. }
+                | ControlError::ShardCount { .. }
+                | ControlError::DiskReplaced { .. }
+                | ControlError::DiskOld { .. }
+                | ControlError::CatalogueOld { .. }
+                | ControlError::BootReused(_)
+                | ControlError::Spent(_),
+            ) => Reason::Differs,
+        }
+    }
+}
+
+fn reason_of(error: &OpenError) -> Reason {
+    match error {
+        OpenError::Disk {
+            error: DiskError::NoSpace,
+            ..
+        } => Reason::NoSpace,
+        OpenError::Disk { .. } => Reason::Disk,
+        OpenError::NewerVersion { .. } => Reason::NewerVersion,
+        OpenError::SettingsMismatch { .. } => Reason::Differs,
+        OpenError::NotEmptyNoSuperblock { .. }
+        | OpenError::SuperblockDamaged
+        | OpenError::Damaged { .. }
+        | OpenError::CheckpointDamaged { .. } => Reason::Damaged,
+    }
+}
 
 /// A node, ready to be driven.
 #[derive(Debug)]

@@ -6,5 +6,5 @@
 pub mod boot;
 pub mod config;
 
-pub use boot::{BootError, Node, boot};
+pub use boot::{BootError, Node, Reason, boot};
 pub use config::{ConfigError, NodeConfig, ShardMemory};

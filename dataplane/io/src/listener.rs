@@ -7,6 +7,13 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+/// A connection on which nothing came for so long is asked whether its other end is still there,
+const KEEPALIVE_IDLE_S: libc::c_int = 60;
+/// so often,
+const KEEPALIVE_EVERY_S: libc::c_int = 10;
+/// and after so many questions without an answer it has failed. A slow reader answers, and stays.
+const KEEPALIVE_TRIES: libc::c_int = 6;
+
 /// Connections that wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: libc::c_int = 4096;
 
@@ -62,7 +69,15 @@ impl Listener {
         if listen.shared {
             set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         }
-        set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+        for (option, value) in [
+            (libc::TCP_NODELAY, 1),
+            (libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+            (libc::TCP_KEEPINTVL, KEEPALIVE_EVERY_S),
+            (libc::TCP_KEEPCNT, KEEPALIVE_TRIES),
+        ] {
+            set_option(&socket, libc::IPPROTO_TCP, option, value)?;
+        }
         for (option, bytes) in [
             (libc::SO_SNDBUF, listen.send_buffer_bytes),
             (libc::SO_RCVBUF, listen.receive_buffer_bytes),
@@ -133,5 +148,37 @@ mod tests {
         Listener::bind(shared(first.address())).expect("the port is shared");
         let error = Listener::bind(Listen::on(first.address())).expect_err("not asked to share");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    fn option(socket: RawFd, level: libc::c_int, option: libc::c_int) -> libc::c_int {
+        let mut value: libc::c_int = 0;
+        let mut len = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: the pointers describe `value` and `len`, which outlive the call.
+        check(unsafe {
+            libc::getsockopt(socket, level, option, (&raw mut value).cast(), &raw mut len)
+        })
+        .expect("a socket has its options");
+        value
+    }
+
+    #[test]
+    fn an_accepted_socket_finds_out_that_its_other_end_is_gone() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(Listen::on(any)).expect("a free port");
+        let _other_end = std::net::TcpStream::connect(listener.address()).expect("it listens");
+        // SAFETY: null says that the address is not wanted.
+        let fd = check(unsafe {
+            libc::accept(listener.fd(), std::ptr::null_mut(), std::ptr::null_mut())
+        })
+        .expect("one waits");
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = socket.as_raw_fd();
+        assert_eq!(option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
+        assert_eq!(option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY), 1);
+        assert_eq!(option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE), 60);
+        assert_eq!(option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL), 10);
+        assert_eq!(option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT), 6);
+        assert_eq!(option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT), 0);
     }
 }

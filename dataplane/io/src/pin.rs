@@ -1,3 +1,5 @@
+//! What a process asks of its kernel before it serves: cores for its threads, and room for its files.
+//!
 //! Pinning threads to cores. A shard is a pinned thread; which cores exist for this process is the operator's choice
 //! (cpusets, `taskset`), so cores are taken from the list of those allowed and never guessed from a count.
 
@@ -31,6 +33,24 @@ pub fn to(cpu: usize) -> io::Result<()> {
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: the pointer and the length describe `set`; zero means the calling thread.
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
+}
+
+/// Raises the soft limit of open files to the hard one, and says how many may be open then. A connection is a file: the
+/// usual soft limit of 1,024 is far below what a shard takes.
+///
+/// # Errors
+/// What the kernel said.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer describes `limit`.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the pointer describes `limit`.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
 }
 
 /// The same cores as a set, for the ring's own workers.

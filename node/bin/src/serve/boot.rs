@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tiderace_base::ids::BootId;
 use tiderace_io::{BlockingDisk, Clock, entropy};
-use tiderace_node::{BootError, Node, NodeConfig};
+use tiderace_node::{BootError, Node, NodeConfig, Reason};
 
 /// What a node is told before it boots.
 #[derive(Debug)]
@@ -77,6 +77,9 @@ pub(crate) fn recover(
     settings: &NodeSettings,
     directory: &DataDirectory,
 ) -> Result<Machines, Failure> {
+    if let Err(error) = tiderace_io::pin::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let boot = BootId::new(entropy::random_u64());
     let mut control = BlockingDisk::new(&directory.control);
     let mut shards: Vec<BlockingDisk> = directory.shards.iter().map(BlockingDisk::new).collect();
@@ -107,9 +110,13 @@ pub(crate) fn recover(
 
 /// A refusal as a sentence with its exit code. The sentence is `node`'s own and says what to do.
 fn refused(data_dir: &Path, error: &BootError) -> Failure {
-    let exit = match error {
-        BootError::Config(_) => Exit::Config,
-        BootError::Shard { .. } | BootError::Control(_) => exit_of(&format!("{error:?}")),
+    let exit = match error.reason() {
+        Reason::Config => Exit::Config,
+        Reason::Differs => Exit::DirectoryDiffers,
+        Reason::NewerVersion => Exit::DirectoryNewer,
+        Reason::Damaged => Exit::DirectoryDamaged,
+        Reason::NoSpace => Exit::NoSpace,
+        Reason::Disk => Exit::DirectoryUnusable,
     };
     Failure::new(
         exit,
@@ -118,19 +125,4 @@ fn refused(data_dir: &Path, error: &BootError) -> Failure {
             data_dir.display()
         ),
     )
-}
-
-/// The code of a journal's or the catalogue's refusal. Their types belong to rooms that the program may not name, so the
-/// variant's name is what tells them apart.
-fn exit_of(variant: &str) -> Exit {
-    [
-        ("NoSpace", Exit::NoSpace),
-        ("NewerVersion", Exit::DirectoryNewer),
-        ("SettingsMismatch", Exit::DirectoryDiffers),
-        ("ShardCount", Exit::DirectoryDiffers),
-        ("Disk {", Exit::DirectoryUnusable),
-    ]
-    .into_iter()
-    .find(|(name, _)| variant.contains(name))
-    .map_or(Exit::DirectoryDamaged, |(_, exit)| exit)
 }
