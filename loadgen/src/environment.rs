@@ -6,7 +6,7 @@ use std::fs::read_to_string;
 use std::path::Path;
 
 /// The machine.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub(crate) struct Environment {
     /// The processor's name.
     pub(crate) cpu: String,
@@ -16,6 +16,8 @@ pub(crate) struct Environment {
     pub(crate) kernel: String,
     /// Memory, in KiB.
     pub(crate) memory_kib: u64,
+    /// Threads that wanted to run, on average over the last minute: a machine that does other things measures those.
+    pub(crate) load_1m: Option<f64>,
     /// Type and device of the file system that was written to, where it is known.
     pub(crate) file_system: Option<String>,
     /// Version of this program.
@@ -46,6 +48,9 @@ impl Environment {
             memory_kib: field(&memory, "MemTotal")
                 .and_then(|text| text.split(' ').next()?.parse().ok())
                 .unwrap_or(0),
+            load_1m: read_to_string("/proc/loadavg")
+                .ok()
+                .and_then(|text| text.split(' ').next()?.parse().ok()),
             file_system: data.and_then(file_system),
             version: env!("CARGO_PKG_VERSION"),
             optimised: !cfg!(debug_assertions),
@@ -56,11 +61,12 @@ impl Environment {
     #[must_use]
     pub(crate) fn line(&self) -> String {
         format!(
-            "{}; {} cores; Linux {}; {} GiB; file system {}{}",
+            "{}; {} cores; Linux {}; {} GiB; load {:.1}; file system {}{}",
             self.cpu,
             self.cores.len(),
             self.kernel,
             self.memory_kib >> 20,
+            self.load_1m.unwrap_or(f64::NAN),
             self.file_system.as_deref().unwrap_or("unknown"),
             if self.optimised {
                 ""
@@ -68,6 +74,15 @@ impl Environment {
                 "; BUILT WITHOUT OPTIMISATION"
             }
         )
+    }
+}
+
+impl Environment {
+    /// Whether other work shared the machine before we began: more than a tenth of its cores was busy.
+    #[must_use]
+    pub(crate) fn was_busy(&self) -> bool {
+        self.load_1m
+            .is_some_and(|load| load > 0.1 + 0.1 * self.cores.len() as f64)
     }
 }
 

@@ -307,6 +307,12 @@ impl Comparison {
                 );
             }
         }
+        if self.environment.was_busy() {
+            all.push(format!(
+                "the machine was not quiet (load {:.1}): nothing here may be quoted",
+                self.environment.load_1m.unwrap_or(f64::NAN)
+            ));
+        }
         if self.rounds < 5 {
             all.push(format!("{} rounds are few: take at least 5", self.rounds));
         }

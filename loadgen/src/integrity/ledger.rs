@@ -364,6 +364,6 @@ mod tests {
         assert!(parse("something else\n").is_err());
         assert!(parse(&format!("{TITLE}\n1 2 x .\n")).is_err());
         let cut = format!("{}\n{}", &text[..text.len() - 3], &text[TITLE.len() + 1..]);
-        assert_eq!(parse(&cut).expect("a ledger").len(), 2);
+        assert_eq!(parse(&cut).expect("a ledger").len(), 3);
     }
 }
