@@ -275,6 +275,10 @@ mod tests {
             map.note(Epoch::new(epoch), u64::from(epoch));
         }
         assert_eq!(map.starts().len(), EPOCHS_KEPT_MAX);
-        assert_eq!(map.end_of(Epoch::new(5), 5000).map(|(epoch, _)| epoch), Some(Epoch::new(1)), "an old epoch is folded into the oldest");
+        assert_eq!(
+            map.end_of(Epoch::new(5), 5000).map(|(epoch, _)| epoch),
+            Some(Epoch::new(1)),
+            "an old epoch is folded into the oldest"
+        );
     }
 }
