@@ -109,7 +109,7 @@ impl Journal {
                 found.last_crc,
             ),
             segments: found.sealed,
-            spares: Spares::new(found.spares, found.next_file),
+            spares: Spares::new(found.spares, found.gone, found.next_file),
             reclaim: Reclaim::default(),
             read_only_told: false,
             newest: found.newest,

@@ -3,6 +3,7 @@
 //! no crash brings a row back whose bytes are gone. J-14, J-15
 
 use crate::footers::{View, Waiter};
+use crate::format::superblock::FREE_MAX;
 use crate::index::Footer;
 use crate::journal::{Journal, Starts};
 use crate::operations::Op;
@@ -187,33 +188,38 @@ impl Journal {
         });
     }
 
-    /// Moves released files on towards their next life. J-15
+    /// Moves released files on towards their next life, or away. J-15
     pub(crate) fn push_released(&mut self) {
         let durable = self.inflight.durable();
-        let mut index = 0;
-        while index < self.spares.releasing.len() {
-            let releasing = &mut self.spares.releasing[index];
-            if releasing.lsn > durable {
-                index += 1;
-                continue;
-            }
-            if releasing.is_short {
-                let file = releasing.file;
-                self.spares.releasing.remove(index);
-                for file in [JournalFile::Segment(file), JournalFile::Footer(file)] {
-                    let op = self.operations.begin(Op::Remove);
-                    self.outbox.push(Effect::Remove { op, file });
+        if !self.spares.releasing.is_empty() {
+            // What a superblock does not list is not removed and not used: it waits.
+            let mut room = FREE_MAX.saturating_sub(self.spares.listed().count());
+            for mut releasing in core::mem::take(&mut self.spares.releasing) {
+                if releasing.version.is_none() && releasing.lsn <= durable && room > 0 {
+                    room -= 1;
+                    releasing.version = Some(self.superblocks.ask());
                 }
-                continue;
+                let version = releasing.version;
+                if !version.is_some_and(|it| self.superblocks.is_durable(it)) {
+                    self.spares.releasing.push(releasing);
+                } else if releasing.is_short {
+                    self.spares.leave(releasing.file, self.superblocks.ask());
+                } else {
+                    self.spares.add(releasing.file);
+                }
             }
-            let version = *releasing
-                .version
-                .get_or_insert_with(|| self.superblocks.ask());
-            if self.superblocks.is_durable(version) {
-                let file = self.spares.releasing.remove(index).file;
-                self.spares.add(file);
-            } else {
-                index += 1;
+        }
+        while let Some(file) = self.spares.take_surplus() {
+            self.spares.leave(file, self.superblocks.ask());
+        }
+        let superblocks = &self.superblocks;
+        let left = self
+            .spares
+            .left(self.stats.checkpoints, |it| superblocks.is_durable(it));
+        for file in left {
+            for file in [JournalFile::Segment(file), JournalFile::Footer(file)] {
+                let op = self.operations.begin(Op::Remove);
+                self.outbox.push(Effect::Remove { op, file });
             }
         }
     }

@@ -10,6 +10,11 @@ use tiderace_base::time::Mono;
 pub(crate) const RESERVED_FROM_DATA: usize = 2;
 /// Spares that control entries may not take.
 pub(crate) const RESERVED_FROM_CONTROL: usize = 1;
+/// Spares kept for later lives; more would be taken from others on the same file system.
+const KEPT_MAX: usize = RESERVED_FROM_DATA + 4;
+/// A checkpoint that was being captured at a release may tell of the life, and so may the one before it: after this many
+/// that are durable neither does.
+const CHECKPOINTS_UNTIL_FORGOTTEN: u64 = 3;
 /// Spares wanted: the reserves and one ahead.
 const WANTED: usize = RESERVED_FROM_DATA + 1;
 /// How long to wait before a preparation that failed is tried again.
@@ -23,8 +28,25 @@ pub(crate) struct Releasing {
     pub(crate) lsn: Lsn,
     /// The superblock that lists it as free, once asked for.
     pub(crate) version: Option<u64>,
-    /// Recovery cut it short: it is removed instead.
+    /// Recovery cut it short: it is removed then.
     pub(crate) is_short: bool,
+}
+
+/// A file that is to be removed.
+#[derive(Debug)]
+struct Leaving {
+    file: u32,
+    /// The superblock that lists it as free for the second time: both copies do then.
+    version: u64,
+}
+
+/// A file that was removed.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    file: u32,
+    /// Listed as free until so many checkpoints were made: they may tell of a life in it, and the next start has to know
+    /// that it is not lost. J-7
+    until: u64,
 }
 
 /// See the module.
@@ -32,6 +54,8 @@ pub(crate) struct Releasing {
 pub(crate) struct Spares {
     pub(crate) ready: VecDeque<u32>,
     pub(crate) releasing: Vec<Releasing>,
+    leaving: Vec<Leaving>,
+    pub(crate) gone: Vec<Gone>,
     preparing: bool,
     next_file: u32,
     /// The last preparation failed.
@@ -40,9 +64,11 @@ pub(crate) struct Spares {
 }
 
 impl Spares {
-    pub(crate) fn new(ready: impl IntoIterator<Item = u32>, next_file: u32) -> Self {
+    pub(crate) fn new(ready: Vec<u32>, gone: Vec<u32>, next_file: u32) -> Self {
+        let until = CHECKPOINTS_UNTIL_FORGOTTEN;
         Self {
-            ready: ready.into_iter().collect(),
+            ready: ready.into(),
+            gone: gone.into_iter().map(|file| Gone { file, until }).collect(),
             next_file,
             ..Self::default()
         }
@@ -81,6 +107,49 @@ impl Spares {
             self.full = false;
             self.retry_at = None;
         }
+    }
+
+    /// The files that a superblock lists as free.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = u32> + '_ {
+        let releasing = self.releasing.iter().filter(|it| it.version.is_some());
+        let gone = self.gone.iter().map(|it| it.file);
+        gone.chain(self.leaving.iter().map(|it| it.file))
+            .chain(releasing.map(|it| it.file))
+            .chain(self.ready.iter().copied())
+    }
+
+    /// The file leaves when the superblock of this version is durable.
+    pub(crate) fn leave(&mut self, file: u32, version: u64) {
+        self.leaving.push(Leaving { file, version });
+    }
+
+    /// A spare beyond those that are kept.
+    pub(crate) fn take_surplus(&mut self) -> Option<u32> {
+        if self.ready.len() <= KEPT_MAX {
+            return None;
+        }
+        self.ready.pop_back()
+    }
+
+    /// The files to remove now. `checkpoints` were made so far.
+    pub(crate) fn left(&mut self, checkpoints: u64, is_durable: impl Fn(u64) -> bool) -> Vec<u32> {
+        let until = checkpoints + CHECKPOINTS_UNTIL_FORGOTTEN;
+        let mut files = Vec::new();
+        self.leaving.retain(|it| {
+            let stays = !is_durable(it.version);
+            if !stays {
+                files.push(it.file);
+            }
+            stays
+        });
+        self.gone
+            .extend(files.iter().map(|&file| Gone { file, until }));
+        files
+    }
+
+    /// So many checkpoints were made.
+    pub(crate) fn forget_gone(&mut self, checkpoints: u64) {
+        self.gone.retain(|it| it.until > checkpoints);
     }
 
     /// Another one has to be prepared, and none is being prepared.

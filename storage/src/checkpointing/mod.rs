@@ -264,6 +264,7 @@ impl Journal {
             let gone = self.checkpointing.chain.commit(part);
             self.remove_parts(gone);
             self.stats.checkpoints += 1;
+            self.spares.forget_gone(self.stats.checkpoints);
             self.outputs.push(Output::CheckpointDone);
             self.want_reclaim();
         }

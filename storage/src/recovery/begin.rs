@@ -127,6 +127,17 @@ impl Beginning {
         free.retain(|it| *it != file);
         free.sort_unstable();
         free.dedup();
+        // Not whole, or not there: still listed, because a checkpoint may tell of an earlier life in them. J-7
+        let mut gone: Vec<u32> = self
+            .superblock
+            .free
+            .iter()
+            .chain(&self.dropped)
+            .copied()
+            .filter(|it| *it != file && !kept.contains(it) && free.binary_search(it).is_err())
+            .collect();
+        gone.sort_unstable();
+        gone.dedup();
 
         let reference = |part: &checkpoint::Part| CheckpointRef {
             id: part.id,
@@ -152,13 +163,14 @@ impl Beginning {
             start_lsn: self.end,
         });
         self.superblock.marks = core::mem::take(&mut self.marks);
-        self.superblock.free.clone_from(&free);
+        self.superblock.free = gone.iter().chain(&free).copied().collect();
         superblocks::write(disk, &self.superblock)?;
 
         self.tidy(disk, directory, file, &free)?;
         let next_file = directory
             .segments()
             .chain(Some(file))
+            .chain(gone.iter().copied())
             .max()
             .map_or(0, |file| file + 1);
         Ok(Recovered {
@@ -175,6 +187,7 @@ impl Beginning {
             newest: self.newest,
             footers: self.footers,
             spares: free,
+            gone,
             next_file,
             checkpoints: self.checkpoints,
             covers: self.covers,

@@ -185,28 +185,35 @@ pub(crate) fn read_header<D: Disk>(
 }
 
 /// The rows of segments that replay does not go through and that still exist. A file that is free, or that a later life
-/// took, holds no earlier one. J-7
+/// took, holds no earlier one. A file that is absent though its segment was not released is lost. J-7
 pub(crate) fn older_segments(
     rows: &BTreeMap<u64, SegmentRow>,
     links: &[Link],
     directory: &Directory,
-    free: &[u32],
+    superblock: &Superblock,
     covers: Lsn,
-) -> BTreeMap<u64, SegmentRow> {
-    let mut taken: BTreeSet<u32> = free.iter().copied().collect();
+) -> Result<BTreeMap<u64, SegmentRow>, OpenError> {
+    let mut taken: BTreeSet<u32> = superblock.free.iter().copied().collect();
     taken.extend(links.iter().map(|link| link.file));
     let first = links[0].header.seq;
     let mut alive = BTreeMap::new();
     for (seq, row) in rows.iter().rev() {
         let is_older = *seq < first && row.end <= covers;
-        if is_older
-            && directory
-                .files
-                .contains_key(&JournalFile::Segment(row.file))
-            && taken.insert(row.file)
-        {
+        if !is_older || !taken.insert(row.file) {
+            continue;
+        }
+        let name = JournalFile::Segment(row.file);
+        if directory.files.contains_key(&name) {
             alive.insert(*seq, *row);
+        } else if *seq >= superblock.oldest_segment_seq {
+            return Err(OpenError::Damaged {
+                file: name,
+                at: 0,
+                bytes: superblock.segment_bytes,
+                lsn: row.start,
+                slots: Vec::new(),
+            });
         }
     }
-    alive
+    Ok(alive)
 }

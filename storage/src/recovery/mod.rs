@@ -91,6 +91,8 @@ pub(crate) struct Recovered {
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
     pub(crate) footers: Vec<Footer>,
     pub(crate) spares: Vec<u32>,
+    /// Files that are free and that no life can use: the checkpoints may tell of lives in them.
+    pub(crate) gone: Vec<u32>,
     /// No file with this number or a greater one exists.
     pub(crate) next_file: u32,
     pub(crate) checkpoints: checkpoint::Chain,

@@ -49,13 +49,7 @@ pub(crate) fn run<D: Disk>(
         chain,
     } = found;
     let covers = cells.covers;
-    let older = chain::older_segments(
-        &cells.rows,
-        &chain.links,
-        directory,
-        &superblock.free,
-        covers,
-    );
+    let older = chain::older_segments(&cells.rows, &chain.links, directory, &superblock, covers)?;
     let mut newest = cells.newest;
     newest.retain(|_, seq| {
         older.contains_key(seq) || chain.links.iter().any(|link| link.header.seq == *seq)

@@ -3,7 +3,7 @@
 
 use super::world::{CELL, World, key, small};
 use crate::checkpoint::CELL_VALUE_BYTES_MAX;
-use crate::{Class, Refused, Settings};
+use crate::{Class, OpenError, Refused, Settings};
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
 use tiderace_base::operation::{Effect, Effects};
 use tiderace_base::position::Offset;
@@ -61,6 +61,13 @@ fn fill_disk(world: &mut World) {
         }
     }
     assert!(world.read_only);
+}
+
+fn segment_files(world: &World) -> usize {
+    let files = world.disk.files.keys();
+    files
+        .filter(|file| matches!(file, JournalFile::Segment(_)))
+        .count()
 }
 
 // J-14
@@ -219,6 +226,62 @@ fn a_part_that_was_given_up_is_removed_and_spoils_no_other() {
     world.settle();
     assert_eq!(world.checkpoints, 1);
     assert_eq!(parts(&world), 1);
+}
+
+// J-15
+#[test]
+fn spares_beyond_a_few_are_given_back_and_the_next_start_knows() {
+    for seed in 0..8 {
+        let mut world = covered(seed, 25, 24 * 1024);
+        let before = segment_files(&world);
+        drop_everything(&mut world);
+        world.reclaim();
+        world.settle();
+        assert!(world.journal().stats().segments_recycled >= 25);
+        let spares = world.journal().stats().spares;
+        assert!((3..=6).contains(&spares), "seed {seed}: {spares}");
+        assert!(segment_files(&world) + 15 < before, "seed {seed}");
+        // The checkpoints still tell of the files that are gone, start after start, and then no longer.
+        for _ in 0..3 {
+            world.crash();
+            world.open();
+            world.settle();
+            assert!(world.journal().stats().spares <= 6);
+        }
+        let enough = world.checkpoints + 10;
+        while world.checkpoints < enough {
+            if world.append(3000).is_err() {
+                world.settle();
+            }
+            world.settle();
+        }
+        assert!(world.journal().spares.gone.is_empty());
+        world.crash();
+        world.open();
+    }
+}
+
+// J-7
+#[test]
+fn a_segment_file_that_is_absent_and_was_not_released_is_refused_by_name() {
+    let mut world = covered(5, 6, 24 * 1024);
+    let oldest = world
+        .journal()
+        .segments
+        .values()
+        .next()
+        .expect("one is full");
+    let name = JournalFile::Segment(oldest.row.file);
+    let start = oldest.row.start;
+    world.crash();
+    let file = world.disk.files.remove(&name).expect("it was there");
+    match world.try_open() {
+        Err(OpenError::Damaged { file, lsn, .. }) => assert_eq!((file, lsn), (name, start)),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("a lost file was not missed"),
+    }
+    world.disk.files.insert(name, file);
+    world.open();
 }
 
 #[test]

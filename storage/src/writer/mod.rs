@@ -378,13 +378,7 @@ impl Journal {
             return;
         };
         let durable = self.inflight.durable();
-        let releasing = self
-            .spares
-            .releasing
-            .iter()
-            .filter(|it| it.version.is_some())
-            .map(|it| it.file);
-        let free: Vec<u32> = self.spares.ready.iter().copied().chain(releasing).collect();
+        let free: Vec<u32> = self.spares.listed().collect();
         let oldest = self.segments.keys().next().copied();
         let next = &mut self.superblocks.next;
         next.durable = durable;
