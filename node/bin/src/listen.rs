@@ -72,7 +72,7 @@ const TEARDOWN_MAX: Duration = Duration::from_secs(2);
 /// Binds, and waits for a killed node's sockets to go. Whoever really holds the address still holds it at the deadline.
 fn bind_soon(listen: &Listen, deadline: Instant) -> io::Result<Listener> {
     loop {
-        match Listener::bind(listen.clone()) {
+        match Listener::bind(*listen) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
