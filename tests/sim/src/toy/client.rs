@@ -200,7 +200,7 @@ impl Actor for Producer {
                     port.abort(session.link);
                     self.session = None;
                 }
-                if self.session.is_none() && !self.connecting && self.waits_for().is_some() {
+                if self.session.is_none() && !self.connecting && self.waits() {
                     self.connecting = true;
                     port.connect(self.machine);
                 }
@@ -249,15 +249,16 @@ impl Actor for Producer {
         }
     }
 
-    fn waits_for(&self) -> Option<String> {
-        if self.next == self.goal && self.unacknowledged.is_empty() {
-            return None;
-        }
+    fn waits(&self) -> bool {
+        self.next != self.goal || !self.unacknowledged.is_empty()
+    }
+
+    fn waits_for(&self) -> String {
         let waiting = self.unacknowledged.len();
-        Some(format!(
+        format!(
             "producer at {} of {}, {waiting} not acknowledged: {:?}",
             self.next, self.goal, self.session
-        ))
+        )
     }
 
     fn heal(&mut self, _port: &mut Port<'_>) {
@@ -446,8 +447,12 @@ impl Actor for Reader {
         }
     }
 
-    fn waits_for(&self) -> Option<String> {
-        (self.audits && !self.done).then(|| format!("auditor at {} of {:?}", self.next, self.end))
+    fn waits(&self) -> bool {
+        self.audits && !self.done
+    }
+
+    fn waits_for(&self) -> String {
+        format!("auditor at {} of {:?}", self.next, self.end)
     }
 
     fn heal(&mut self, _port: &mut Port<'_>) {}

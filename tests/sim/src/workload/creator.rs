@@ -291,7 +291,7 @@ impl Actor for Creator {
                     self.session = None;
                     self.asked.clear();
                 }
-                if self.session.is_none() && !self.connecting && self.waits_for().is_some() {
+                if self.session.is_none() && !self.connecting && self.waits() {
                     self.connecting = true;
                     self.machine = self.zone.any_shard(port);
                     port.connect(self.machine);
@@ -334,14 +334,16 @@ impl Actor for Creator {
         }
     }
 
-    fn waits_for(&self) -> Option<String> {
+    fn waits(&self) -> bool {
+        self.rounds > 0 || self.known.contains(&None)
+    }
+
+    fn waits_for(&self) -> String {
         let missing = self.known.iter().filter(|known| known.is_none()).count();
-        (missing > 0 || self.rounds > 0).then(|| {
-            format!(
-                "creator: {missing} streams to create, {} rounds to go, asked {:?}, session {:?}",
-                self.rounds, self.asked, self.session
-            )
-        })
+        format!(
+            "creator: {missing} streams to create, {} rounds to go, asked {:?}, session {:?}",
+            self.rounds, self.asked, self.session
+        )
     }
 
     fn heal(&mut self, _port: &mut Port<'_>) {

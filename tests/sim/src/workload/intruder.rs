@@ -249,11 +249,16 @@ impl Actor for Intruder {
         }
     }
 
-    fn waits_for(&self) -> Option<String> {
-        let (link, trick, since_ns) = self.link?;
-        trick.costs_the_connection().then(|| {
-            format!("an intruder did {trick:?} on {link:?} at {since_ns}, and is still connected")
-        })
+    fn waits(&self) -> bool {
+        self.link
+            .is_some_and(|(_, trick, _)| trick.costs_the_connection())
+    }
+
+    fn waits_for(&self) -> String {
+        format!(
+            "an intruder that did this and is still connected: {:?}",
+            self.link
+        )
     }
 
     fn heal(&mut self, _port: &mut Port<'_>) {

@@ -582,7 +582,7 @@ impl Actor for Producer {
                     port.abort(session.link);
                     self.drop_session();
                 }
-                if self.session.is_none() && !self.connecting && self.waits_for().is_some() {
+                if self.session.is_none() && !self.connecting && self.waits() {
                     self.connecting = true;
                     if port.prng.chance(1, 2) {
                         self.machine = self.zone.any_shard(port);
@@ -639,14 +639,19 @@ impl Actor for Producer {
         }
     }
 
-    fn waits_for(&self) -> Option<String> {
-        let waiting = self.waiting_batches();
-        (waiting > 0 || self.to_make > 0).then(|| {
-            format!(
-                "producer of {}: {} to make, {waiting} not acknowledged, asked {:?}, session {:?}",
-                self.plan.path, self.to_make, self.asked, self.session
-            )
-        })
+    fn waits(&self) -> bool {
+        self.to_make > 0 || self.waiting_batches() > 0
+    }
+
+    fn waits_for(&self) -> String {
+        format!(
+            "producer of {}: {} to make, {} not acknowledged, asked {:?}, session {:?}",
+            self.plan.path,
+            self.to_make,
+            self.waiting_batches(),
+            self.asked,
+            self.session
+        )
     }
 
     fn heal(&mut self, _port: &mut Port<'_>) {

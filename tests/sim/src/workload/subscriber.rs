@@ -592,19 +592,21 @@ impl Actor for Subscriber {
         }
     }
 
-    fn waits_for(&self) -> Option<String> {
-        (self.audit.is_some() && !self.done).then(|| {
-            format!(
-                "auditor of {}/{}: {:?} of {:?}, {:?}, shard {:?}, session {:?}",
-                self.plan.path,
-                self.partition,
-                self.next,
-                self.audit,
-                self.phase,
-                self.shard,
-                self.session
-            )
-        })
+    fn waits(&self) -> bool {
+        self.audit.is_some() && !self.done
+    }
+
+    fn waits_for(&self) -> String {
+        format!(
+            "auditor of {}/{}: {:?} of {:?}, {:?}, shard {:?}, session {:?}",
+            self.plan.path,
+            self.partition,
+            self.next,
+            self.audit,
+            self.phase,
+            self.shard,
+            self.session
+        )
     }
 
     fn heal(&mut self, port: &mut Port<'_>) {

@@ -92,8 +92,11 @@ pub trait Actor {
     /// Takes one event.
     fn step(&mut self, event: ActorEvent, port: &mut Port<'_>);
 
-    /// What it waits for; `None` when it has reached its goal.
-    fn waits_for(&self) -> Option<String>;
+    /// Whether it has not reached its goal yet.
+    fn waits(&self) -> bool;
+
+    /// What it waits for, and where it stands; asked when it has waited for too long.
+    fn waits_for(&self) -> String;
 
     /// Faults have ended: from now on the actor works towards its goal and stops making trouble.
     fn heal(&mut self, port: &mut Port<'_>);

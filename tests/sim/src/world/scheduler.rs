@@ -311,18 +311,25 @@ impl World {
         self.nodes[usize::from(node)].incarnation
     }
 
-    /// What the clients wait for, each in a line; empty when all have reached their goals.
+    /// Whether a client has not reached its goal.
     #[must_use]
-    pub fn waiting(&self) -> Vec<String> {
-        let waits = self
+    pub fn somebody_waits(&self) -> bool {
+        let mut actors = self
             .actors
             .iter()
-            .enumerate()
-            .filter_map(|(index, client)| {
-                let what = client.actor.as_ref()?.waits_for()?;
-                Some(format!("actor{index}: {what}"))
-            });
-        waits.collect()
+            .filter_map(|client| client.actor.as_ref());
+        actors.any(|actor| actor.waits())
+    }
+
+    /// What the clients wait for; empty when all have reached their goals.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<String> {
+        let actors = self.actors.iter().enumerate();
+        let waiting = actors.filter_map(|(index, client)| {
+            let actor = client.actor.as_ref().filter(|actor| actor.waits())?;
+            Some(format!("actor{index}: {}", actor.waits_for()))
+        });
+        waiting.collect()
     }
 
     /// Lets things happen until `until_ns`, until `done` says so, or until a property is broken. Whether `done` said so.

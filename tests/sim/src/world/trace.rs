@@ -2,7 +2,7 @@
 //! order, with the time. Two runs of a seed with different hashes mean that something read a clock, an address or an
 //! unordered map. Prints the same, a line each, when asked.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::hash::Hasher;
 use std::io::Write as _;
 
@@ -14,6 +14,35 @@ use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Event};
 
 use crate::world::{ActorEvent, ActorId, LinkId, MachineId};
+
+/// Whom a line is about.
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Machine(MachineId),
+    Actor(ActorId),
+    World,
+}
+
+impl Who {
+    /// Its part of the hash; the line's kind tells the variants apart.
+    fn number(self) -> u64 {
+        match self {
+            Self::Machine(id) => (u64::from(id.node) << 16) | u64::from(id.machine),
+            Self::Actor(id) => u64::from(id.0),
+            Self::World => 0,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(id) => write!(f, "{id}"),
+            Self::Actor(id) => write!(f, "actor{}", id.0),
+            Self::World => write!(f, "world"),
+        }
+    }
+}
 
 /// The trace of one run.
 #[derive(Debug, Default)]
@@ -63,7 +92,7 @@ impl Trace {
         self.events += 1;
         let mut line = Line::new(self.prints);
         line.event(event);
-        self.record(&line, 1, &machine.to_string());
+        self.record(&line, 1, Who::Machine(machine));
     }
 
     /// A machine wants something done.
@@ -71,7 +100,7 @@ impl Trace {
         self.effects += 1;
         let mut line = Line::new(self.prints);
         line.effect(effect);
-        self.record(&line, 2, &machine.to_string());
+        self.record(&line, 2, Who::Machine(machine));
     }
 
     /// An actor takes an event.
@@ -86,14 +115,14 @@ impl Trace {
                 line.bytes(data);
             }
         }
-        self.record(&line, 3, &format!("actor{}", actor.0));
+        self.record(&line, 3, Who::Actor(actor));
     }
 
     /// Something happens to the world.
     pub fn note(&mut self, what: &str, number: u64) {
         let mut line = Line::new(self.prints);
         line.word(what, number);
-        self.record(&line, 4, "world");
+        self.record(&line, 4, Who::World);
     }
 
     /// A line of text for whoever reads the trace; no part of the hash.
@@ -103,10 +132,10 @@ impl Trace {
         }
     }
 
-    fn record(&mut self, line: &Line, kind: u64, who: &str) {
+    fn record(&mut self, line: &Line, kind: u64, who: Who) {
         self.hasher.write_u64(self.now_ns);
         self.hasher.write_u64(kind);
-        self.hasher.write(who.as_bytes());
+        self.hasher.write_u64(who.number());
         self.hasher.write_u64(line.hasher.finish());
         if let Some(text) = &line.text {
             let arrow = match kind {
@@ -114,7 +143,7 @@ impl Trace {
                 2 => "->",
                 _ => "**",
             };
-            print_line(self.now_ns, who, &format!("{arrow}{text}"));
+            print_line(self.now_ns, &who.to_string(), &format!("{arrow}{text}"));
         }
     }
 }
