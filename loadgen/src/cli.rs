@@ -1,4 +1,5 @@
-//! The command line.
+//! The command line: what may be asked of each mode, with its defaults, and how it becomes a plan. Refuses what contradicts
+//! itself before anything is connected.
 
 use crate::batches::Shape;
 use crate::load::{Mode, Plan, Wait};

@@ -19,7 +19,7 @@ pub(crate) use tally::{Phase, Tally};
 
 use crate::progress::Progress;
 use crate::schedule::{Arrivals, Schedule};
-use crate::setup::Target;
+use crate::setup::{Place, Target};
 use bytes::Bytes;
 use link::{Fill, Link};
 use std::cmp::Reverse;
@@ -451,21 +451,23 @@ impl Machine for Load {
     }
 }
 
-/// The partitions that connection `index` of `count` sends to, all of one shard: its share of a stream with more
-/// partitions than connections, or the one whose turn it is.
-pub(crate) fn share(target: &Target, index: usize, count: usize) -> Vec<crate::setup::Place> {
+/// The partitions that connection `index` of `count` sends to, all of one shard: connections take the shards in turn, and
+/// those of one shard divide its partitions among them. With fewer connections than shards some shards get nothing.
+pub(crate) fn share(target: &Target, index: usize, count: usize) -> Vec<Place> {
     let places = &target.places;
-    let first = places[index % places.len()];
-    if places.len() <= count {
-        return vec![first];
-    }
-    places
+    let address = |index: usize| places[index % places.len()].address;
+    let mine = address(index);
+    let led: Vec<Place> = places
         .iter()
-        .skip(index)
-        .step_by(count)
-        .filter(|place| place.address == first.address)
+        .filter(|place| place.address == mine)
         .copied()
-        .collect()
+        .collect();
+    let among = |end: usize| (0..end).filter(|other| address(*other) == mine).count();
+    let (rank, sharers) = (among(index), among(count));
+    if led.len() <= sharers {
+        return vec![led[rank % led.len()]];
+    }
+    led.into_iter().skip(rank).step_by(sharers).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::link::{Fill, Link, LinkPlan};
 use super::*;
 use crate::batches::Shape;
-use crate::setup::{Place, identity};
+use crate::setup::identity;
 use bytes::BytesMut;
 use tiderace_base::ids::{
     BootId, MessageId, NodeId, PartitionIndex, ProducerId, ShardId, StreamId, ZoneId,
@@ -277,5 +277,7 @@ fn connections_share_partitions_without_crossing_shards() {
     };
     assert_eq!(of(4, 6, 8), [2]);
     assert_eq!(of(8, 1, 2), [1, 3, 5, 7]);
-    assert_eq!(of(6, 0, 3), [0]);
+    assert_eq!(of(6, 0, 3), [0, 4]);
+    assert_eq!(of(6, 1, 3), [1, 3, 5]);
+    assert_eq!(of(6, 2, 3), [2]);
 }
