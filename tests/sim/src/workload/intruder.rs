@@ -229,7 +229,8 @@ impl Actor for Intruder {
             }
             ActorEvent::Connected(link) => {
                 self.connecting = false;
-                self.tries -= 1;
+                // Faults may have ended while it was connecting: this one is still tried.
+                self.tries = self.tries.saturating_sub(1);
                 let mut trick = TRICKS[port.prng.below(TRICKS.len() as u64) as usize];
                 // A thousand frames cost more than they show each time.
                 if trick == Trick::Overspend && !port.prng.chance(1, 4) {
