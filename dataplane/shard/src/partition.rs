@@ -10,9 +10,7 @@ use tiderace_base::catalogue::Stream;
 use tiderace_base::ids::{
     ConnectionId, PartitionIndex, PartitionKey, ProducerId, SlotId, StreamId, SubscriptionId,
 };
-use tiderace_base::limits::{
-    BATCH_HEADER_BYTES, KIB, PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX,
-};
+use tiderace_base::limits::{BATCH_HEADER_BYTES, PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
 use tiderace_base::position::{Epoch, Lsn, Offset, ProducerEpoch, ProducerSeq};
 use tiderace_replica::EpochMap;
 use tiderace_wire::batch::BatchHeader;
@@ -334,7 +332,7 @@ pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
 }
 
 const _: () = assert!(
-    2 + PRODUCERS_PER_CELL * (30 + 24 * PRODUCER_WINDOW) <= 256 * KIB,
+    2 + PRODUCERS_PER_CELL * (30 + 24 * PRODUCER_WINDOW) <= tiderace_storage::CELL_VALUE_BYTES_MAX,
     "a group of producers fits a cell"
 );
 
