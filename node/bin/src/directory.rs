@@ -5,10 +5,12 @@
 //! the next one.
 
 use crate::exit::{Exit, Failure};
+use crate::listen::TEARDOWN_MAX;
 use crate::units;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tiderace_io::{DirectoryError, JournalDirectory};
 
 /// The newest layout that this program knows.
@@ -46,7 +48,8 @@ pub(crate) struct DataDirectory {
 impl DataDirectory {
     /// Locks the directory, durably making it where it is absent, and opens its journals.
     pub(crate) fn open(path: &Path, asked: Asked) -> Result<Self, Failure> {
-        let root = JournalDirectory::open(path, false).map_err(|error| refused(path, &error))?;
+        let deadline = Instant::now() + TEARDOWN_MAX;
+        let root = open_soon(path, false, deadline).map_err(|error| refused(path, &error))?;
         let found = read_layout(path)?;
         let layout = agree(path, found, asked)?;
         let is_new = found.is_none();
@@ -55,7 +58,7 @@ impl DataDirectory {
         }
         let journal = |name: &str| {
             let folder = path.join(name);
-            JournalDirectory::open(&folder, true).map_err(|error| refused(&folder, &error))
+            open_soon(&folder, true, deadline).map_err(|error| refused(&folder, &error))
         };
         let control = journal(CONTROL)?;
         let shards = (0..layout.shards)
@@ -68,6 +71,22 @@ impl DataDirectory {
             shards,
             _root: root,
         })
+    }
+}
+
+/// Opens and locks a folder, and waits for the locks of a node that was killed to go.
+fn open_soon(
+    path: &Path,
+    direct_io: bool,
+    deadline: Instant,
+) -> Result<JournalDirectory, DirectoryError> {
+    loop {
+        match JournalDirectory::open(path, direct_io) {
+            Err(DirectoryError::InUse(_)) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -67,7 +67,7 @@ impl Sockets {
 
 /// How long the sockets of a node that was killed may outlive it: the kernel takes its ring down behind its back, and the
 /// ring's accept holds them until its last write to the journal is done.
-const TEARDOWN_MAX: Duration = Duration::from_secs(2);
+pub(crate) const TEARDOWN_MAX: Duration = Duration::from_secs(2);
 
 /// Binds, and waits for a killed node's sockets to go. Whoever really holds the address still holds it at the deadline.
 fn bind_soon(listen: &Listen, deadline: Instant) -> io::Result<Listener> {
