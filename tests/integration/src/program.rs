@@ -1,0 +1,87 @@
+//! The program under test. Built by the first test that needs it, in the profile and the target folder of the tests, so that
+//! a fresh clone needs no other command and a stale program is never tested. Cargo's own lock keeps test binaries that do
+//! this at once apart.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Names another program to test, such as one from a package.
+const OTHER: &str = "INTEGRATION_PROGRAM";
+
+/// The program's path.
+#[must_use]
+pub fn path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| std::env::var_os(OTHER).map_or_else(build, PathBuf::from))
+}
+
+/// A command of the program that knows nothing of this process's configuration.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new(path());
+    forget_environment(&mut command);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Removes what would configure the program.
+pub fn forget_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDERACE_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// Where the tests were built: `<target folder>[/<triple>]/<profile>`.
+#[must_use]
+pub fn profile_folder() -> PathBuf {
+    let executable = std::env::current_exe().expect("a test has a path");
+    let folder = executable
+        .ancestors()
+        .find(|folder| folder.ends_with("deps"));
+    folder
+        .and_then(Path::parent)
+        .expect("cargo puts tests into <profile>/deps")
+        .to_owned()
+}
+
+fn build() -> PathBuf {
+    let folder = profile_folder();
+    let profile = match name_of(&folder) {
+        "debug" => "dev",
+        other => other,
+    };
+    let above = folder.parent().expect("a profile lies in a target folder");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .args(["build", "--quiet", "--package", "tiderace", "--bin"])
+        .args(["tiderace", "--profile", profile]);
+    // The tag stands in the target folder itself; between it and the profile there may be a triple.
+    if above.join("CACHEDIR.TAG").exists() {
+        build.arg("--target-dir").arg(above);
+    } else {
+        let target = above.parent().expect("a triple lies in a target folder");
+        build.arg("--target-dir").arg(target);
+        build.args(["--target", name_of(above)]);
+    }
+    let built = build.output().expect("cargo can be started");
+    assert!(
+        built.status.success(),
+        "the program does not build:\n{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let program = folder.join("tiderace");
+    assert!(program.exists(), "{} was built", program.display());
+    program
+}
+
+fn name_of(folder: &Path) -> &str {
+    folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .expect("cargo names its folders in UTF-8")
+}
