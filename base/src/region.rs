@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 pub struct Region {
     /// Unfrozen part. Its start is aligned to a block whenever nothing is open.
     open: BytesMut,
+    frozen_bytes: usize,
     capacity_bytes: usize,
 }
 
@@ -26,6 +27,7 @@ impl Region {
         );
         let mut region = Self {
             open: BytesMut::with_capacity(capacity_bytes + BLOCK_BYTES),
+            frozen_bytes: 0,
             capacity_bytes,
         };
         region.align();
@@ -44,7 +46,8 @@ impl Region {
     /// How many more bytes fit behind the open part.
     #[must_use]
     pub fn room_bytes(&self) -> usize {
-        self.open.capacity() - self.open.len()
+        // Not the buffer's own capacity: that depends on where the allocator put it, and a replay would differ.
+        self.capacity_bytes - self.frozen_bytes - self.open.len()
     }
 
     /// The open part. It may grow by up to [`Region::room_bytes`]; growing it further would reallocate, which the next
@@ -73,6 +76,11 @@ impl Region {
             0,
             "the open part outgrew its region"
         );
+        self.frozen_bytes += self.open.len();
+        assert!(
+            self.frozen_bytes <= self.capacity_bytes,
+            "the open part outgrew its region"
+        );
         self.open.split().freeze()
     }
 
@@ -82,6 +90,7 @@ impl Region {
         if !self.open.try_reclaim(self.capacity_bytes + BLOCK_BYTES) {
             return false;
         }
+        self.frozen_bytes = 0;
         self.align();
         true
     }
@@ -109,7 +118,7 @@ mod tests {
             region.open().resize(BLOCK_BYTES, round);
             parts.push(region.freeze());
         }
-        assert!(region.room_bytes() < BLOCK_BYTES);
+        assert_eq!(region.room_bytes(), 0);
         assert!(!region.try_reset());
         for (round, part) in parts.iter().enumerate() {
             assert!(part.iter().all(|byte| usize::from(*byte) == round));
@@ -119,7 +128,7 @@ mod tests {
         assert!(!region.try_reset());
         parts.clear();
         assert!(region.try_reset());
-        assert!(region.room_bytes() >= 4 * BLOCK_BYTES);
+        assert_eq!(region.room_bytes(), 4 * BLOCK_BYTES);
     }
 
     #[test]
