@@ -198,6 +198,8 @@ impl Cursor {
             return Ok(None);
         }
         self.next = Some(to);
+        // No record of the new place was seen: the epoch of an older one says nothing about it.
+        self.epoch = Epoch::ZERO;
         Ok(Some(Item::Gap {
             partition: self.key,
             reason,
