@@ -1,4 +1,5 @@
-//! What the kernel lets a process have.
+//! What the kernel lets a process have: open files for the test and for the node that it starts. Raises, never lowers, and
+//! says what it got, so that a test can scale itself and tell.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
