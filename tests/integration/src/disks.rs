@@ -35,7 +35,11 @@ impl SmallDisk {
                     .arg(&image)
                     .arg(&mounted),
             );
-        is_mounted.then_some(Self {
+        if !is_mounted {
+            eprintln!("not tried: this user may not make and mount an ext4 in a file");
+            return None;
+        }
+        Some(Self {
             mounted,
             frozen: false,
         })
@@ -72,6 +76,9 @@ impl SmallDisk {
     /// Stops every write until [`SmallDisk::thaw`]. False: the tool is absent.
     pub fn freeze(&mut self) -> bool {
         self.frozen = quietly(Command::new("fsfreeze").arg("-f").arg(&self.mounted));
+        if !self.frozen {
+            eprintln!("not tried: no disk may be frozen here");
+        }
         self.frozen
     }
 
@@ -104,10 +111,14 @@ impl ReadOnlyView {
     #[must_use]
     pub fn new(of: &Path, at: PathBuf) -> Option<Self> {
         fs::create_dir_all(&at).expect("a directory");
-        mount_bind(of, &at).ok()?;
-        let view = Self { at };
-        mount_remount(&view.at, MountFlags::BIND | MountFlags::RDONLY, "").ok()?;
-        Some(view)
+        let mounted = mount_bind(of, &at).map(|()| Self { at });
+        let view = mounted.and_then(|view| {
+            mount_remount(&view.at, MountFlags::BIND | MountFlags::RDONLY, "").map(|()| view)
+        });
+        if view.is_err() {
+            eprintln!("not tried: this user may not mount a read-only view");
+        }
+        view.ok()
     }
 
     /// Where it is.

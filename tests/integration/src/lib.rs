@@ -13,6 +13,7 @@
 
 pub mod batches;
 pub mod disks;
+pub mod files;
 pub mod ledger;
 pub mod limits;
 pub mod node;

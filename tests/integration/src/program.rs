@@ -25,6 +25,29 @@ pub fn command() -> Command {
     command
 }
 
+/// How a command of the program ended.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub output: String,
+    /// What it said besides.
+    pub errors: String,
+}
+
+/// Runs a command of the program to its end.
+#[must_use]
+pub fn run(arguments: &[&str]) -> Run {
+    let done = command().args(arguments).output().expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Run {
+        code: done.status.code(),
+        output: text(&done.stdout),
+        errors: text(&done.stderr),
+    }
+}
+
 /// Removes what would configure the program.
 pub fn forget_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {

@@ -7,7 +7,7 @@
 use integration::ledger::{Event, Ledger, Reading};
 use integration::node::{Node, Setup};
 use integration::scratch::Scratch;
-use integration::{runtime, within};
+use integration::{files, runtime, within};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -193,7 +193,7 @@ fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kills() {
     assert!(live == all, "the live subscriber saw what everybody sees");
 
     // A node that dies often must not fill its disk with what every start leaves behind.
-    let bytes = size_of(&setup.data_dir);
+    let bytes = files::size_of(&setup.data_dir);
     println!(
         "{cycles} kills (seed {seed}; {starts_cut_short} during a start), {} events acknowledged, {} of them on a repeat; {} MiB on disk",
         ledger.count(),
@@ -201,19 +201,4 @@ fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kills() {
         bytes >> 20
     );
     node.stop();
-}
-
-fn size_of(folder: &std::path::Path) -> u64 {
-    let entries = std::fs::read_dir(folder).expect("a folder");
-    entries
-        .map(|entry| {
-            let entry = entry.expect("an entry");
-            let about = entry.metadata().expect("it is there");
-            if about.is_dir() {
-                size_of(&entry.path())
-            } else {
-                about.len()
-            }
-        })
-        .sum()
 }
