@@ -8,6 +8,7 @@ use integration::world::World;
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, StreamId};
 use tiderace_base::prng::Prng;
 use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::Control;
 use tiderace_wire::link::Kind;
 
 /// An id that a connection has not used.
@@ -267,5 +268,66 @@ fn a_frame_that_dribbles_is_taken_when_it_is_whole() {
     );
     world.witness.is_served();
     drop(others);
+    world.holds();
+}
+
+#[test]
+fn frames_with_random_damage_are_answered_or_cut_off_and_never_half_taken() {
+    const FRAMES: u64 = 3_000;
+    let mut world = World::new("damaged-frames");
+    world.peer().create(&stream("hostile/damaged", 1));
+    let (mut honest, key, _) = Peer::at_leader(&world.setup, "hostile/damaged", 0);
+    let good = batches::batch(key, None, &[b"one", &[2; 300], b"three"]);
+    let mut prng = Prng::new(4);
+    let mut next_offset = 0;
+    for number in 0..FRAMES {
+        let mut frame = batches::produce(FRESH, 0, &good);
+        let batch_at = LINK_BYTES + 8;
+        let bits = prng.range(1, 4);
+        for _ in 0..bits {
+            let at = usize::try_from(prng.below(frame.len() as u64)).expect("small");
+            // The stream stays: the witness's is a flipped bit away.
+            if !(batch_at + 8..batch_at + 16).contains(&at) {
+                frame[at] ^= 1 << prng.below(8);
+            }
+        }
+        // Half of them lie with checksums that hold: on the whole, or on the batch inside.
+        if prng.chance(1, 2) {
+            if prng.chance(1, 2) {
+                batches::seal_batch(&mut frame[batch_at..]);
+            }
+            if frame[16..20] == 8_u32.to_le_bytes() {
+                batches::seal_control(&mut frame);
+            }
+        }
+        let records = u32::from_le_bytes(frame[batch_at + 20..][..4].try_into().expect("four"));
+        let mut peer = world.peer();
+        drop(peer.try_send(&frame));
+        peer.hang_up();
+        while let Some(answer) = peer.next_frame() {
+            match answer.control() {
+                Control::Produced(produced) => {
+                    for ack in produced.acks().filter(|ack| ack.code.is_none()) {
+                        assert_eq!(ack.base_offset.get(), next_offset, "frame {number}");
+                        next_offset += u64::from(records);
+                    }
+                }
+                Control::Error(_) | Control::Credit(_) => {}
+                other => panic!("frame {number}: {other:?}"),
+            }
+        }
+        if number % 100 == 0 {
+            world.witness.is_served();
+        }
+    }
+    // What was not acknowledged may have been taken when its sender hung up; what is there is whole.
+    honest.produce(&good);
+    let ack = honest.ack();
+    assert_eq!(ack.code, None);
+    assert!(ack.base_offset.get() >= next_offset);
+    println!(
+        "{} records were taken of {FRAMES} damaged frames",
+        ack.base_offset
+    );
     world.holds();
 }

@@ -1,12 +1,17 @@
 //! Hostile requests: questions without sense, more of them than may wait, credit that is not there, and peers that never read
 //! what they asked for. Each costs itself, the last two their connection; a witness is served throughout.
 
+use integration::HANG;
 use integration::batches;
 use integration::peer::{Peer, encoded, metadata_of, stream, subscription};
 use integration::world::World;
+use std::time::Instant;
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, StreamId};
+use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::error::ErrorCode;
-use tiderace_wire::frame::{Control, Subscribe, SubscribeFrom};
+use tiderace_wire::frame::{
+    Control, Credit, CreditScope, GapReason, StreamDescribe, Subscribe, SubscribeFrom,
+};
 use tiderace_wire::link::Kind;
 
 /// Zeros with one byte that is none.
@@ -206,6 +211,83 @@ fn requests_that_make_no_sense_cost_only_themselves() {
     }
     assert_eq!(created, 8);
     assert_eq!(refused, [(asked[8], ErrorCode::TooManyOutstanding)]);
+    world.holds();
+}
+
+#[test]
+fn what_is_no_longer_kept_is_refused_with_what_is() {
+    const PATH: &str = "hostile/short";
+    /// Far more than are kept.
+    const BATCHES: u64 = 100;
+    let world = World::new("below-start");
+    let mut asked = stream(PATH, 1);
+    asked.retention.bytes = 1 << 20;
+    world.peer().create(&asked);
+    let (mut peer, key, _) = Peer::at_leader(&world.setup, PATH, 0);
+    let batch = batches::batch(key, None, &[&vec![1; 60_000]]);
+    let (mut slow, ..) = Peer::at_leader(&world.setup, PATH, 0);
+    slow.subscribe(&Subscribe {
+        credit_batches: 0,
+        ..subscription(1, key, SubscribeFrom::Offset, 0)
+    });
+    for number in 0..BATCHES {
+        peer.produce(&batch);
+        let ack = peer.ack();
+        assert_eq!((ack.code, ack.base_offset.get()), (None, number));
+    }
+    // The node drops what is too much in its own time.
+    let describing = StreamDescribe {
+        first_partition: key.partition,
+        path: PATH.into(),
+    };
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < HANG, "hangs: nothing is dropped");
+        peer.ask(encoded(|out, id| describing.encode(out, id)));
+        let answer = peer.answer();
+        let Control::StreamDescription(page) = answer.control() else {
+            panic!("a description was due, not {:?}", answer.control());
+        };
+        if page.partitions[0].start.get() > 0 {
+            break;
+        }
+    }
+    // Whoever has begun is told what is gone when there is credit again, and goes on behind it.
+    let credit = Credit {
+        scope: CreditScope::Subscription,
+        id: 1,
+        bytes_total: 1 << 22,
+        batches_total: 10,
+    };
+    slow.ask(encoded(|out, id| credit.encode(out, id)));
+    let answer = slow.answer();
+    let Control::Gap(gap) = answer.control() else {
+        panic!("a gap was due, not {:?}", answer.control());
+    };
+    assert_eq!((gap.from.get(), gap.reason), (0, GapReason::Bytes));
+    let answer = slow.answer();
+    assert_eq!(answer.kind(), Kind::Deliver);
+    let first = BatchHeader::parse(&answer.batches).expect("a batch");
+    assert!(first.base_offset() <= gap.to && gap.to < first.next_offset());
+    // Whoever comes later is refused.
+    let late = subscription(1, key, SubscribeFrom::Offset, 0);
+    peer.ask(encoded(|out, id| late.encode(out, id)));
+    let refused = peer.refusal();
+    assert_eq!(refused.code, ErrorCode::OffsetBelowStart);
+    assert!(refused.detail_a >= gap.to.get());
+    let start = refused.detail_a;
+    assert!(
+        0 < start && start < BATCHES,
+        "{start} of {BATCHES} is the first that is kept"
+    );
+    // As much as was asked for is kept, and read from there on.
+    assert!(
+        (BATCHES - start) * 60_000 >= 1 << 20,
+        "{start} of {BATCHES}"
+    );
+    let subscribed = peer.subscribe(&subscription(2, key, SubscribeFrom::Offset, start));
+    assert!(subscribed.start.get() >= start);
+    assert_eq!(peer.answer().kind(), Kind::Deliver);
     world.holds();
 }
 

@@ -1,10 +1,11 @@
 //! What an operator gets wrong, or meets: each ends with a code of its own and a sentence that names what to do, changes
 //! nothing that is kept, and is over as soon as it is mended. And a stop that is asked for loses nothing.
 
-use integration::batches::put_u32;
+use integration::batches::{self, put_u32};
 use integration::disks::ReadOnlyView;
 use integration::ledger::{Event, Ledger, Reading};
 use integration::node::{Node, Setup};
+use integration::peer::{Peer, stream, subscription};
 use integration::scratch::Scratch;
 use integration::witness::Witness;
 use integration::{files, program, runtime, within};
@@ -15,6 +16,8 @@ use std::path::Path;
 use std::time::Duration;
 use tiderace_base::checksum::crc32c;
 use tiderace_client::{Client, Options, ProducerOptions, Record, StreamOptions};
+use tiderace_wire::error::ErrorCode;
+use tiderace_wire::frame::{Control, SubscribeFrom};
 
 /// Exit codes of `docs/exit-codes.md`.
 mod code {
@@ -245,6 +248,58 @@ fn acknowledged_bytes_that_are_damaged_are_named_and_nothing_is_skipped() {
     // Mended, everything is there.
     files::flip(&file, at + 50);
     let node = Node::start(&setup);
+    witness.lost_nothing();
+    node.stop();
+}
+
+#[test]
+fn old_bytes_that_are_damaged_are_told_to_their_reader_alone() {
+    const PATH: &str = "operator/old-damage";
+    const BATCHES: u64 = 400;
+    let scratch = Scratch::new("old-damage");
+    let setup = Setup::new(&scratch).with("segment", "4MiB");
+    let node = Node::start(&setup);
+    let mut witness = Witness::new(setup.server, "operator/beside-damage");
+    let (mut peer, _) = Peer::open(setup.server);
+    peer.create(&stream(PATH, 1));
+    let (mut peer, key, _) = Peer::at_leader(&setup, PATH, 0);
+    let event = |number| Event { sender: 3, number }.value(60_000);
+    for number in 0..BATCHES {
+        peer.produce(&batches::batch(key, None, &[&event(number)]));
+        let ack = peer.ack();
+        assert_eq!((ack.code, ack.base_offset.get()), (None, number));
+    }
+    node.stop();
+    // In a segment that was sealed long ago: a start does not read it again, a reader does.
+    let (file, at) = files::find(&setup.data_dir, &event(20)).expect("it was acknowledged");
+    files::flip(&file, at + 30_000);
+    let node = Node::start(&setup);
+    let (mut reader, ..) = Peer::at_leader(&setup, PATH, 0);
+    let subscribed = reader.subscribe(&subscription(1, key, SubscribeFrom::Offset, 0));
+    assert_eq!(subscribed.end.get(), BATCHES);
+    let error = loop {
+        let answer = reader.answer();
+        match answer.control() {
+            Control::Deliver(_) => {}
+            Control::Error(error) => break error,
+            other => panic!("neither delivered nor refused: {other:?}"),
+        }
+    };
+    assert_eq!((error.code, error.detail_a), (ErrorCode::Damaged, 20));
+    // Behind it, beside it and at the end everything goes on.
+    let subscribed = reader.subscribe(&subscription(1, key, SubscribeFrom::Offset, 21));
+    assert_eq!(subscribed.next.get(), 21);
+    assert!(matches!(reader.answer().control(), Control::Deliver(_)));
+    witness.lost_nothing();
+    node.stop();
+    // Mended, it is whole.
+    files::flip(&file, at + 30_000);
+    let node = Node::start(&setup);
+    let (mut reader, ..) = Peer::at_leader(&setup, PATH, 0);
+    reader.subscribe(&subscription(1, key, SubscribeFrom::Offset, 20));
+    let answer = reader.answer();
+    assert!(matches!(answer.control(), Control::Deliver(_)));
+    assert!(answer.batches.windows(60_000).any(|part| part == event(20)));
     witness.lost_nothing();
     node.stop();
 }
