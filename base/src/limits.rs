@@ -24,6 +24,9 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 * KIB as u64;
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 * MIB as u64;
 /// The largest segment: positions inside it fit 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
+/// Segment files that a journal keeps ready ahead of its appends, the reserves included: a superblock lists them all, and
+/// as many again that are being released.
+pub const SPARES_MAX: usize = 16 * KIB;
 /// Shards of one node, and so journals.
 pub const SHARDS_MAX: usize = 256;
 /// Time without work after which a closing chunk proves the last chunk durable.

@@ -190,6 +190,7 @@ fn shard_settings(config: &NodeConfig, shard: ShardId, boot: BootId, seed: u64) 
         tail_bytes_max: memory.tail_bytes_max,
         footer_cache_bytes: memory.footer_cache_bytes,
         read_bytes_max: memory.read_bytes_max,
+        spares_wanted: config.spares_wanted(),
         checkpoint_every_bytes: CHECKPOINT_SEGMENTS * config.segment_bytes,
         ..Settings::serving(node, boot, shard.get(), config.shards, seed)
     }

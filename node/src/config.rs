@@ -7,11 +7,14 @@ use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::NodeId;
 use tiderace_base::limits::{
     BLOCK_BYTES, CHUNK_BYTES_MAX, MIB, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-    SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS,
+    SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
 
 /// Memory of a shard when nobody says otherwise.
 pub const SHARD_MEMORY_BYTES_DEFAULT: usize = 64 * MIB;
+
+/// Spare files that are never written ahead for: the journal's two reserves.
+const SPARES_RESERVED: u64 = 2;
 
 /// A node's configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +29,8 @@ pub struct NodeConfig {
     pub default_durability: Durability,
     /// Bytes of one journal segment: fixed at the first start.
     pub segment_bytes: u64,
+    /// Journal that each shard keeps written with zeros ahead of its appends; at least one segment is, beside the reserves.
+    pub prewrite_bytes: u64,
     /// Memory that the node may take for buffers, all shards together.
     pub memory_bytes: usize,
     /// This node's id; `None` lets the first start choose one.
@@ -54,6 +59,13 @@ pub enum ConfigError {
         /// What was asked for.
         asked: u64,
     },
+    /// More to be written ahead than a superblock lists.
+    Prewrite {
+        /// What was asked for.
+        asked: u64,
+        /// The most that so large segments allow.
+        most: u64,
+    },
     /// Too little memory for so many shards.
     Memory {
         /// What was asked for.
@@ -77,6 +89,10 @@ impl fmt::Display for ConfigError {
             Self::Segment { asked } => write!(
                 f,
                 "a segment of {asked} bytes was asked for: it must be whole blocks of {BLOCK_BYTES}, from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
+            ),
+            Self::Prewrite { asked, most } => write!(
+                f,
+                "{asked} bytes were asked to be written ahead: segments of this size allow {most}; ask for less or for larger segments"
             ),
             Self::Memory { asked, least } => {
                 write!(
@@ -116,6 +132,13 @@ impl NodeConfig {
                 asked: self.segment_bytes,
             });
         }
+        let most = (SPARES_MAX as u64 - SPARES_RESERVED) * self.segment_bytes;
+        if self.prewrite_bytes > most {
+            return Err(ConfigError::Prewrite {
+                asked: self.prewrite_bytes,
+                most,
+            });
+        }
         let least = SHARD_MEMORY_BYTES_MIN * usize::from(self.shards);
         if self.memory_bytes < least && !self.small_chunks {
             return Err(ConfigError::Memory {
@@ -124,6 +147,12 @@ impl NodeConfig {
             });
         }
         Ok(())
+    }
+
+    /// Segment files that each shard keeps ready, the reserves included.
+    pub(crate) fn spares_wanted(&self) -> usize {
+        let ahead = self.prewrite_bytes.div_ceil(self.segment_bytes).max(1);
+        (ahead + SPARES_RESERVED) as usize
     }
 
     /// How one shard divides its memory.
@@ -208,6 +237,7 @@ mod tests {
             shard_addrs: vec![addr, addr],
             default_durability: Durability::Local,
             segment_bytes: 64 * MIB as u64,
+            prewrite_bytes: 0,
             memory_bytes: 2 * SHARD_MEMORY_BYTES_DEFAULT,
             node_id: None,
             small_chunks: false,
@@ -249,6 +279,14 @@ mod tests {
             .check(),
             Err(ConfigError::Segment { asked: 65_536 })
         );
+        assert!(matches!(
+            NodeConfig {
+                prewrite_bytes: u64::MAX,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Prewrite { .. })
+        ));
         assert!(matches!(
             NodeConfig {
                 memory_bytes: 1,

@@ -72,6 +72,7 @@ pub struct Journal {
     pub(crate) active: Active,
     pub(crate) segments: BTreeMap<u64, Sealed>,
     pub(crate) spares: Spares,
+    pub(crate) zeros: Bytes,
     pub(crate) reclaim: Reclaim,
     read_only_told: bool,
     // Where it is found again.
@@ -109,7 +110,8 @@ impl Journal {
                 found.last_crc,
             ),
             segments: found.sealed,
-            spares: Spares::new(found.spares, found.gone, found.next_file),
+            spares: Spares::new(settings.spares_wanted, found.spares, found.gone, found.next_file),
+            zeros: Bytes::new(),
             reclaim: Reclaim::default(),
             read_only_told: false,
             newest: found.newest,
@@ -230,10 +232,7 @@ impl Journal {
             },
             Event::Synced { op, result } => self.synced(op, result),
             Event::Prepared { op, result } => match self.operations.end(op) {
-                Some(Op::Spare { file }) => match result {
-                    Ok(()) => self.spares.prepared(file),
-                    Err(_) => self.spares.failed(now.mono),
-                },
+                Some(Op::Filling) => self.filling_done(result),
                 Some(Op::FooterPrepare { seq }) => self.footer_prepared(seq, result),
                 Some(Op::PartPrepare { part }) => self.part_prepared(part, result),
                 _ => {}
@@ -273,13 +272,16 @@ impl Journal {
             (Some(Op::Superblock { .. }), Err(error)) => self.fail(Fatal::Superblock(error)),
             (Some(Op::FooterWrite { seq }), _) => self.footer_written(seq),
             (Some(Op::PartWrite { part }), result) => self.part_written(part, result),
+            (Some(Op::Filling), result) => self.filling_done(result),
             _ => {}
         }
     }
 
     fn synced(&mut self, op: OpId, result: Result<(), DiskError>) {
-        if let Some(Op::PartSync { part }) = self.operations.end(op) {
-            self.part_synced(part, result);
+        match self.operations.end(op) {
+            Some(Op::PartSync { part }) => self.part_synced(part, result),
+            Some(Op::Filling) => self.filling_done(result),
+            _ => {}
         }
     }
 
@@ -310,14 +312,7 @@ impl Journal {
         self.push_released();
         self.want_checkpoint();
         self.push_checkpoint();
-        if let Some(file) = self.spares.start(self.now.mono) {
-            let op = self.operations.begin(Op::Spare { file });
-            self.outbox.push(Effect::Prepare {
-                op,
-                file: JournalFile::Segment(file),
-                bytes: self.settings.segment_bytes,
-            });
-        }
+        self.push_filling();
         self.write_superblock();
     }
 

@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod checkpointing;
 mod entry;
 mod error;
+mod filling;
 mod footers;
 mod format;
 pub mod index;

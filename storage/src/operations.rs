@@ -18,10 +18,8 @@ pub(crate) enum Op {
     Superblock {
         version: u64,
     },
-    /// A segment file that is being zero-written.
-    Spare {
-        file: u32,
-    },
+    /// The segment file that is being filled with zeros: its making, a piece, its sync.
+    Filling,
     /// The footer of a life: its file, then its bytes.
     FooterPrepare {
         seq: u64,

@@ -2,10 +2,11 @@
 //! from the first start (the segment's size, which journal of how many) must be the same at every later one; the rest
 //! may change from start to start.
 
+use crate::spares::WANTED_MIN;
 use tiderace_base::ids::{BootId, NodeId};
 use tiderace_base::limits::{
     BLOCK_BYTES, CHUNK_BYTES_MAX, CHUNKS_INFLIGHT_MAX, KIB, MIB, SEGMENT_BYTES_DEFAULT,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TAIL_BYTES_DEFAULT,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARES_MAX, TAIL_BYTES_DEFAULT,
 };
 
 /// How one journal is opened. All sizes in bytes.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub footer_cache_bytes: usize,
     /// The longest single cold read. A read for one larger batch still fetches all of it.
     pub read_bytes_max: usize,
+    /// Segment files that are kept ready ahead of the appends, the two reserves included: at least three.
+    pub spares_wanted: usize,
     /// Appended bytes after which a checkpoint is wanted.
     pub checkpoint_every_bytes: u64,
 }
@@ -65,6 +68,7 @@ impl Settings {
             tail_bytes_max: TAIL_BYTES_DEFAULT,
             footer_cache_bytes: 8 * MIB,
             read_bytes_max: 512 * KIB,
+            spares_wanted: WANTED_MIN,
             checkpoint_every_bytes: SEGMENT_BYTES_DEFAULT,
         }
     }
@@ -103,6 +107,11 @@ impl Settings {
         assert!(
             self.read_bytes_max >= BLOCK_BYTES && self.read_bytes_max.is_multiple_of(BLOCK_BYTES),
             "a read is whole blocks"
+        );
+        const { assert!(SPARES_MAX <= crate::format::superblock::FREE_MAX / 2) };
+        assert!(
+            (WANTED_MIN..=SPARES_MAX).contains(&self.spares_wanted),
+            "the spares are the reserves and more, and a superblock lists them"
         );
         assert!(
             self.journal_index < self.journal_count,

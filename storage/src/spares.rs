@@ -2,6 +2,7 @@
 //! released lives. The last two are reserves: one for control entries, so that a full disk can still be told to drop data,
 //! and one for rewriting. Decides when data is refused on a full disk.
 
+use crate::filling::{Filling, Pace};
 use std::collections::VecDeque;
 use tiderace_base::position::Lsn;
 use tiderace_base::time::Mono;
@@ -10,14 +11,14 @@ use tiderace_base::time::Mono;
 pub(crate) const RESERVED_FROM_DATA: usize = 2;
 /// Spares that control entries may not take.
 pub(crate) const RESERVED_FROM_CONTROL: usize = 1;
-/// Spares kept for later lives; more would be taken from others on the same file system.
-const KEPT_MAX: usize = RESERVED_FROM_DATA + 4;
+/// Spares kept for later lives beyond those that are wanted; more would be taken from others on the same file system.
+const KEPT_BEYOND: usize = 3;
 /// A checkpoint that was being captured at a release may tell of the life, and so may the one before it: after this many
 /// that are durable neither does.
 const CHECKPOINTS_UNTIL_FORGOTTEN: u64 = 3;
-/// Spares wanted: the reserves and one ahead.
-const WANTED: usize = RESERVED_FROM_DATA + 1;
-/// How long to wait before a preparation that failed is tried again.
+/// The fewest spares that are wanted: the reserves and one ahead.
+pub(crate) const WANTED_MIN: usize = RESERVED_FROM_DATA + 1;
+/// How long to wait before what failed for want of space is tried again.
 pub(crate) const RETRY_AFTER_NS: u64 = 1_000_000_000;
 
 /// A released life's file on its way to being a spare.
@@ -56,17 +57,23 @@ pub(crate) struct Spares {
     pub(crate) releasing: Vec<Releasing>,
     leaving: Vec<Leaving>,
     pub(crate) gone: Vec<Gone>,
-    preparing: bool,
+    /// The one that is being filled.
+    pub(crate) filling: Option<Filling>,
+    pub(crate) pace: Pace,
+    wanted: usize,
     next_file: u32,
-    /// The last preparation failed.
+    /// The last filling failed.
     full: bool,
+    /// Appends wait for a spare.
+    starved: bool,
     retry_at: Option<Mono>,
 }
 
 impl Spares {
-    pub(crate) fn new(ready: Vec<u32>, gone: Vec<u32>, next_file: u32) -> Self {
+    pub(crate) fn new(wanted: usize, ready: Vec<u32>, gone: Vec<u32>, next_file: u32) -> Self {
         let until = CHECKPOINTS_UNTIL_FORGOTTEN;
         Self {
+            wanted,
             ready: ready.into(),
             gone: gone.into_iter().map(|file| Gone { file, until }).collect(),
             next_file,
@@ -77,32 +84,31 @@ impl Spares {
     /// A spare, if more than `reserved` are there.
     pub(crate) fn take(&mut self, reserved: usize) -> Option<u32> {
         if self.ready.len() <= reserved {
+            self.starved = true;
             return None;
         }
         self.ready.pop_front()
     }
 
-    /// The file to prepare now, if one is wanted and none is under way.
-    pub(crate) fn start(&mut self, now: Mono) -> Option<u32> {
-        if !self.is_wanted() || self.retry_at.is_some_and(|at| now < at) {
-            return None;
-        }
-        self.preparing = true;
-        self.retry_at = None;
-        let file = self.next_file;
-        self.next_file += 1;
-        Some(file)
+    /// Whether appends wait for a spare, or are refused for want of one: then zeros stand in nobody's way.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved || self.is_read_only()
     }
 
-    pub(crate) fn prepared(&mut self, file: u32) {
-        self.preparing = false;
-        self.full = false;
-        self.add(file);
+    /// The file that is being filled; a new one, if one is wanted and due.
+    pub(crate) fn filling(&mut self, now: Mono) -> Option<(&mut Filling, &mut Pace)> {
+        if self.is_wanted() && self.retry_at.is_none_or(|at| now >= at) {
+            self.retry_at = None;
+            self.filling = Some(Filling::new(self.next_file));
+            self.next_file += 1;
+        }
+        Some((self.filling.as_mut()?, &mut self.pace))
     }
 
     /// A file is ready for another life. With more than the reserves there is room, wherever it came from.
     pub(crate) fn add(&mut self, file: u32) {
         self.ready.push_back(file);
+        self.starved = false;
         if self.ready.len() > RESERVED_FROM_DATA {
             self.full = false;
             self.retry_at = None;
@@ -125,7 +131,7 @@ impl Spares {
 
     /// A spare beyond those that are kept.
     pub(crate) fn take_surplus(&mut self) -> Option<u32> {
-        if self.ready.len() <= KEPT_MAX {
+        if self.ready.len() <= self.wanted + KEPT_BEYOND {
             return None;
         }
         self.ready.pop_back()
@@ -152,14 +158,15 @@ impl Spares {
         self.gone.retain(|it| it.until > checkpoints);
     }
 
-    /// Another one has to be prepared, and none is being prepared.
+    /// Another one has to be filled, and none is being filled.
     fn is_wanted(&self) -> bool {
         let coming = self.releasing.iter().filter(|it| !it.is_short).count();
-        !self.preparing && self.ready.len() + coming < WANTED
+        self.filling.is_none() && self.ready.len() + coming < self.wanted
     }
 
+    /// The one that was being filled is not to be had.
     pub(crate) fn failed(&mut self, now: Mono) {
-        self.preparing = false;
+        self.filling = None;
         self.full = true;
         self.retry_at = Some(now.after_ns(RETRY_AFTER_NS));
     }
@@ -173,7 +180,7 @@ impl Spares {
         self.full
     }
 
-    /// When another try to prepare one is due, if one is wanted.
+    /// When another try to fill one is due, if one is wanted.
     pub(crate) fn retry_at(&self) -> Option<Mono> {
         self.retry_at.filter(|_| self.is_wanted())
     }

@@ -45,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) segment_bytes: u64,
     /// Whether somebody asked for this segment size, so that a directory with another one is an error.
     pub(crate) is_segment_asked: bool,
+    pub(crate) prewrite_bytes: u64,
     pub(crate) durability: Durability,
     pub(crate) pin: bool,
     pub(crate) drain_timeout: Duration,
@@ -232,6 +233,12 @@ impl Settings {
         if !segment_bytes.is_multiple_of(limits::BLOCK_BYTES as u64) {
             return Err(self.wrong("segment", "is not in whole steps of 4KiB"));
         }
+        let most = (limits::SPARES_MAX as u64 - 2) * segment_bytes;
+        let prewrite_bytes = if is_auto("prewrite") {
+            segment_bytes
+        } else {
+            self.bytes("prewrite", 0, most)?
+        };
         if self.given("durability").1.text == Durability::Quorum.name() {
             return Err(self.wrong(
                 "durability",
@@ -256,6 +263,7 @@ impl Settings {
             admin_listen: self.address("admin_listen")?,
             memory_bytes,
             segment_bytes,
+            prewrite_bytes,
             is_segment_asked: self.given("segment").1.source != Source::Default,
             durability: self.one_of("durability", &levels)?,
             pin: self.one_of("pin", &[("true", true), ("false", false)])?,

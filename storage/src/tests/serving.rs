@@ -59,7 +59,7 @@ fn no_chunk_of_a_segment_goes_before_its_header_and_the_superblock_are_durable()
                 _ => false,
             };
             let chunk = world.flying.iter().any(|it| {
-                matches!(it, Effect::Write { file: JournalFile::Segment(name), at, .. }
+                matches!(it, Effect::Write { file: JournalFile::Segment(name), at, durable: true, .. }
                     if *name == file && *at > 0)
             });
             let waiting = world.journal().active.begun != crate::segments::Begun::Yes;
@@ -151,7 +151,7 @@ fn slices_hold_their_buffers_and_the_journal_says_so() {
                 assert_eq!(slice, world.entries.last().expect("one was added").bytes);
                 held.push(slice);
             }
-            Err(Refused::Busy) if world.journal().stats().spares > 2 => {
+            Err(Refused::Busy) if world.journal().stats().regions_pinned > 0 => {
                 busy = true;
                 break;
             }
@@ -159,7 +159,6 @@ fn slices_hold_their_buffers_and_the_journal_says_so() {
         }
     }
     assert!(busy, "pinned buffers stop the journal, not the memory");
-    assert!(world.journal().stats().regions_pinned > 0);
     held.clear();
     world.append(4000).expect("the buffers are free again");
 }
@@ -297,7 +296,7 @@ fn a_released_file_waits_for_what_made_it_dead_and_for_a_superblock_that_says_so
         world.advance_start(partition, end).expect("there is room");
     }
     let spares = world.journal().stats().spares;
-    let is_chunk = |effect: &Effect| matches!(effect, Effect::Write { file: JournalFile::Segment(_), at, .. } if *at > 0);
+    let is_chunk = |effect: &Effect| matches!(effect, Effect::Write { file: JournalFile::Segment(_), at, durable: true, .. } if *at > 0);
     let is_superblock = |effect: &Effect| {
         matches!(
             effect,

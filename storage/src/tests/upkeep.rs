@@ -333,3 +333,55 @@ fn the_longest_cell_is_taken() {
     let written = world.journal().stats().checkpoint_bytes as usize;
     assert!(world.journal().checkpoint_backlog_bytes() + written > value.len());
 }
+
+#[test]
+fn zeros_follow_appends_in_small_pieces_and_the_next_segment_is_there_in_time() {
+    let mut world = World::new(11);
+    world.settings.segment_bytes = 2 << 20;
+    world.open();
+    world.settle();
+    let zeros = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::Write {
+                file: JournalFile::Segment(_),
+                durable: false,
+                ..
+            }
+        )
+    };
+    let rolls = world.journal().stats().rolls;
+    while world.journal().stats().rolls < rolls + 5 {
+        world.append(3000).expect("no append waits for zeros");
+        world.flush();
+        let under_way = world.flying.iter().filter(|effect| zeros(effect)).count();
+        assert!(under_way <= 1, "one piece at a time");
+        assert!(
+            under_way == 0 || world.journal().stats().spares < 3,
+            "nothing is written ahead while a spare is ready and appends are under way"
+        );
+        while world.complete_one() {}
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_under_the_zeros_loses_the_file_and_nothing_else() {
+    let mut world = World::new(12);
+    world.settings.segment_bytes = 2 << 20;
+    world.open();
+    let zeros = |effect: &Effect| matches!(effect, Effect::Write { file: JournalFile::Segment(_), at, durable: false, .. } if *at > 0);
+    while !world.flying.iter().any(zeros) {
+        world.complete_one();
+        world.flush();
+    }
+    world.fail_one(zeros, DiskError::NoSpace);
+    let before = segment_files(&world);
+    world.complete_but(|_| false);
+    assert_eq!(segment_files(&world) + 1, before);
+    assert_eq!(world.append(100), Err(Refused::ReadOnly));
+    world.append_control().expect("the first segment has room");
+    world.pass(2_000_000_000);
+    world.tick();
+    world.settle();
+    world.append(100).expect("there is space again");
+}

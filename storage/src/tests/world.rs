@@ -529,7 +529,7 @@ impl World {
                 durable,
             } => {
                 assert!(at.is_multiple_of(4096) && data.len().is_multiple_of(4096));
-                let is_chunk = matches!(file, JournalFile::Segment(_)) && at > 0;
+                let is_chunk = matches!(file, JournalFile::Segment(_)) && at > 0 && durable;
                 if is_chunk && let Some(error) = self.fail_write.take() {
                     return Event::Written {
                         op,

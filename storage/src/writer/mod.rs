@@ -250,6 +250,7 @@ impl Journal {
             self.stats.closing_chunks += u64::from(ready.closing);
             self.closing_at =
                 (!ready.closing).then(|| self.now.mono.after_ns(CLOSING_CHUNK_AFTER_NS));
+            self.pace_filling(ready.bytes.len() as u64);
             self.outbox.push(Effect::Write {
                 op,
                 file: JournalFile::Segment(ready.file),

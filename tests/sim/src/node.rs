@@ -33,6 +33,7 @@ impl Tiderace {
                 shard_addrs: (0..shards).map(|shard| address(7001 + shard)).collect(),
                 default_durability: Durability::Local,
                 segment_bytes,
+                prewrite_bytes: 0,
                 memory_bytes: 1 << 20,
                 node_id: None,
                 small_chunks: true,

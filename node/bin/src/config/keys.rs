@@ -32,7 +32,7 @@ const fn text(
 }
 
 /// Every key, in the order in which people think of them.
-pub(crate) const KEYS: [Key; 13] = [
+pub(crate) const KEYS: [Key; 14] = [
     text(
         "data_dir",
         "DIR",
@@ -80,6 +80,12 @@ pub(crate) const KEYS: [Key; 13] = [
         "BYTES",
         "128MiB",
         "A journal file: 4MiB to 2GiB in steps of 4KiB, fixed at the first start",
+    ),
+    text(
+        "prewrite",
+        "BYTES",
+        "auto",
+        "Journal kept written with zeros ahead of each shard's appends, beside two reserve files; auto: one file",
     ),
     text(
         "durability",

@@ -32,6 +32,7 @@ impl NodeSettings {
             shard_addrs: sockets.shard_addresses.clone(),
             default_durability: config.durability,
             segment_bytes,
+            prewrite_bytes: config.prewrite_bytes,
             memory_bytes: config
                 .memory_bytes
                 .unwrap_or_else(|| memory_bytes_default(shards)),
