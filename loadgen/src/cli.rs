@@ -94,6 +94,10 @@ pub(crate) struct TargetArguments {
     /// What its acknowledgements promise. The node's default if not given.
     #[arg(long)]
     pub(crate) durability: Option<Level>,
+    /// Bytes of each partition that are kept, if the stream is made; 0 keeps all. Bounded, a long run's journal uses its
+    /// files again, as that of a node that has run for long.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) retention_bytes: u64,
 }
 
 impl TargetArguments {
@@ -104,6 +108,7 @@ impl TargetArguments {
             path: self.stream.as_str().into(),
             partitions: self.partitions,
             durability: self.durability.map(Level::durability),
+            retention_bytes: self.retention_bytes,
         }
     }
 }

@@ -44,6 +44,18 @@ pub(crate) struct Wanted {
     pub(crate) partitions: u32,
     /// `None`: the node's default.
     pub(crate) durability: Option<Durability>,
+    /// Bytes of each partition that are kept; zero: all.
+    pub(crate) retention_bytes: u64,
+}
+
+impl Wanted {
+    /// How much is kept.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention {
+            bytes: self.retention_bytes,
+            ..Retention::default()
+        }
+    }
 }
 
 /// Who we say we are.
@@ -75,7 +87,7 @@ pub(crate) fn prepare(server: SocketAddr, wanted: &Wanted) -> Result<Target, Str
         partitions: wanted.partitions,
         durability: wanted.durability,
         tenant: TenantId::new(0),
-        retention: Retention::default(),
+        retention: wanted.retention(),
     })?;
     let Answer::Created(stream) = created else {
         return Err(format!("{server} answered a create with {created:?}"));

@@ -144,7 +144,9 @@ impl Journal {
             Stage::Create => filling.stage = Stage::Write,
             Stage::Write => {
                 let left = self.settings.segment_bytes - filling.filled;
-                filling.filled += left.min(PIECE_BYTES as u64);
+                let piece = left.min(PIECE_BYTES as u64);
+                filling.filled += piece;
+                self.stats.prewritten_bytes += piece;
                 if filling.filled == self.settings.segment_bytes {
                     filling.stage = Stage::Sync;
                 }

@@ -23,9 +23,9 @@ use crate::writer::superblocks::Superblocks;
 use crate::writer::{Draft, Ready};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use tiderace_base::disk::{DiskError, JournalFile};
+use tiderace_base::disk::DiskError;
 use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
-use tiderace_base::operation::{Effect, Effects, Event, Fatal, OpId};
+use tiderace_base::operation::{Effects, Event, Fatal, OpId};
 use tiderace_base::position::{Lsn, Offset};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now};
@@ -110,7 +110,12 @@ impl Journal {
                 found.last_crc,
             ),
             segments: found.sealed,
-            spares: Spares::new(settings.spares_wanted, found.spares, found.gone, found.next_file),
+            spares: Spares::new(
+                settings.spares_wanted,
+                found.spares,
+                found.gone,
+                found.next_file,
+            ),
             zeros: Bytes::new(),
             reclaim: Reclaim::default(),
             read_only_told: false,

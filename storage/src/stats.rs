@@ -19,6 +19,8 @@ pub struct Stats {
     pub rolls: u64,
     /// Segments released for another life.
     pub segments_recycled: u64,
+    /// Bytes of zeros written ahead of the appends.
+    pub prewritten_bytes: u64,
     /// Superblocks written.
     pub superblocks: u64,
     /// Checkpoints finished.

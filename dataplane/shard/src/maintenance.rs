@@ -544,6 +544,12 @@ impl Shard {
         metrics.journal_bytes_total.set(stats.chunk_bytes);
         metrics.journal_segments.set(stats.segments);
         metrics.journal_spares.set(stats.spares);
+        metrics
+            .journal_segments_recycled_total
+            .set(stats.segments_recycled);
+        metrics
+            .journal_prewritten_bytes_total
+            .set(stats.prewritten_bytes);
         metrics.journal_checkpoints_total.set(stats.checkpoints);
     }
 }

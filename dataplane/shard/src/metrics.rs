@@ -69,6 +69,10 @@ metrics! {
     Gauge journal_segments,
     /// Spare segments ready.
     Gauge journal_spares,
+    /// Journal segments released for another life.
+    Counter journal_segments_recycled_total,
+    /// Bytes of zeros written ahead of the appends.
+    Counter journal_prewritten_bytes_total,
     /// Checkpoints completed.
     Counter journal_checkpoints_total,
     /// One while the disk is full and appends are refused.

@@ -21,10 +21,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tiderace_base::catalogue::Durability;
 
+/// What each stream keeps: as much as the floor's one file, which it overwrites round and round.
+const KEPT_BYTES: u64 = 256 << 20;
+/// Segments that the product's journal uses again before anything is measured. Until then it writes zeros beside the
+/// appends; the floor has written its own before it listens.
+const RECYCLED_MIN: f64 = 3.0;
+const RECYCLED: &str = "tiderace_shard_journal_segments_recycled_total";
+const PREWRITTEN: &str = "tiderace_shard_journal_prewritten_bytes_total";
+/// Runs until then, at the most.
+const SETTLING_RUNS_MAX: u32 = 60;
+
 /// What is compared, and by which figure.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     name: &'static str,
+    stream: &'static str,
     connections: usize,
     in_flight: usize,
     partitions: u32,
@@ -45,6 +56,7 @@ enum Figure {
 const CASES: [Case; 3] = [
     Case {
         name: "64 KiB batches, 8 connections",
+        stream: "compare/large",
         connections: 8,
         in_flight: 4,
         partitions: 8,
@@ -57,6 +69,7 @@ const CASES: [Case; 3] = [
     },
     Case {
         name: "256 B records, 64 connections x 16",
+        stream: "compare/small",
         connections: 64,
         in_flight: 16,
         partitions: 64,
@@ -69,6 +82,7 @@ const CASES: [Case; 3] = [
     },
     Case {
         name: "one record at a time",
+        stream: "compare/single",
         connections: 1,
         in_flight: 1,
         partitions: 1,
@@ -156,6 +170,12 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
     let tiderace = server::program(arguments.tiderace.as_deref(), "tiderace")?;
     let environment = Environment::read(Some(folder.path()));
     eprintln!("environment  {}", environment.line());
+    let servers = [
+        Server::start(Kind::Floor, &floor, &folder, arguments.server_cpu)?,
+        Server::start(Kind::Tiderace, &tiderace, &folder, arguments.server_cpu)?,
+    ];
+    settle(&servers[Kind::Tiderace as usize], arguments, &folder)?;
+    let prewritten = servers[Kind::Tiderace as usize].metric(PREWRITTEN);
     let mut calibration = Vec::new();
     let mut samples: Vec<[Vec<Sample>; 2]> = CASES.iter().map(|_| [vec![], vec![]]).collect();
     for round in 0..arguments.rounds {
@@ -170,14 +190,9 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
                 [Kind::Tiderace, Kind::Floor]
             };
             for kind in order {
-                let program = match kind {
-                    Kind::Floor => &floor,
-                    Kind::Tiderace => &tiderace,
-                };
-                let server = Server::start(kind, program, &folder, arguments.server_cpu)?;
-                let plan = plan(case, &server, arguments, &folder, round);
+                let server = &servers[kind as usize];
+                let plan = plan(case, server, arguments, &folder, round);
                 let (report, _) = execute(&plan)?;
-                server.stop();
                 if report.failed {
                     return Err(format!(
                         "{} on {kind}: {}",
@@ -206,11 +221,46 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
         warnings: Vec::new(),
     };
     comparison.warn();
+    let zeros = servers[Kind::Tiderace as usize]
+        .metric(PREWRITTEN)
+        .zip(prewritten)
+        .map_or(0.0, |(after, before)| after - before);
+    if zeros > 0.0 {
+        comparison.warnings.push(format!(
+            "tiderace wrote {:.0} MB of zeros beside what was measured: its journal had not settled",
+            zeros / 1e6
+        ));
+    }
     eprintln!("{}", comparison.text());
     if let Some(path) = &arguments.json {
         output::json(path, &comparison)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes until the product's journal uses its files again, as that of a node that has run for long.
+#[expect(clippy::print_stderr, reason = "a program speaks to its user")]
+fn settle(
+    server: &Server,
+    arguments: &CompareArguments,
+    folder: &server::Folder,
+) -> Result<(), String> {
+    for _ in 0..SETTLING_RUNS_MAX {
+        let recycled = server
+            .metric(RECYCLED)
+            .ok_or_else(|| format!("tiderace has no metric {RECYCLED}"))?;
+        if recycled >= RECYCLED_MIN {
+            return Ok(());
+        }
+        let mut plan = plan(&CASES[0], server, arguments, folder, 0);
+        plan.warmup = Duration::ZERO;
+        plan.duration = Duration::from_secs(1);
+        execute(&plan)?;
+    }
+    eprintln!(
+        "tiderace's journal does not come to use its files again: it writes zeros beside the appends"
+    );
+    Ok(())
 }
 
 fn plan(
@@ -223,9 +273,10 @@ fn plan(
     Plan {
         server: server.address(),
         wanted: Wanted {
-            path: "compare".into(),
+            path: case.stream.into(),
             partitions: case.partitions,
             durability: Some(Durability::Local),
+            retention_bytes: KEPT_BYTES / u64::from(case.partitions),
         },
         shape: case.shape,
         mode: Mode::Saturation,

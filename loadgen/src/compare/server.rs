@@ -1,9 +1,9 @@
 //! A server of either kind as a process on one core with a directory of its own, which goes when the comparison does.
-//! Each run gets a fresh server and fresh files, so that no run pays for what the one before left.
+//! Both run from the first round to the last, each idle while the other is measured.
 
 use crate::setup;
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -75,6 +75,8 @@ pub(crate) fn program(given: Option<&Path>, name: &str) -> Result<PathBuf, Strin
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
+    /// Where `/metrics` is; the floor has none.
+    admin: Option<SocketAddr>,
     data: PathBuf,
 }
 
@@ -90,6 +92,7 @@ impl Server {
         let address = free_port()?;
         let log = std::fs::File::create(folder.path().join(format!("{kind}.log")))
             .map_err(|error| error.to_string())?;
+        let mut admin = None;
         let mut command = Command::new(program);
         match kind {
             Kind::Floor => {
@@ -101,7 +104,8 @@ impl Server {
             }
             Kind::Tiderace => {
                 let config = folder.path().join("tiderace.toml");
-                std::fs::write(&config, configuration(&data, address)?)
+                let admin_address = *admin.insert(free_port()?);
+                std::fs::write(&config, configuration(&data, address, admin_address)?)
                     .map_err(|error| error.to_string())?;
                 command.arg("serve").arg("--config").arg(&config);
             }
@@ -115,6 +119,7 @@ impl Server {
         let mut server = Self {
             child,
             address,
+            admin,
             data,
         };
         server.wait_until_it_answers(kind, folder)?;
@@ -146,9 +151,23 @@ impl Server {
         self.child.id()
     }
 
-    /// Ends it and removes its files.
-    pub(crate) fn stop(self) {
-        drop(self);
+    /// The sum of a metric over all shards; none where there is no such metric.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let mut stream = TcpStream::connect(self.admin?).ok()?;
+        stream.set_read_timeout(Some(START_MAX)).ok()?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let rest = rest.strip_prefix('{').map_or(rest, |labels| {
+                labels.split_once('}').map_or("", |(_, value)| value)
+            });
+            rest.trim().parse::<f64>().ok()
+        });
+        values.reduce(|sum, value| sum + value)
     }
 }
 
@@ -161,10 +180,9 @@ impl Drop for Server {
 }
 
 /// One shard, so that all of it runs on the one core.
-fn configuration(data: &Path, listen: SocketAddr) -> Result<String, String> {
+fn configuration(data: &Path, listen: SocketAddr, admin: SocketAddr) -> Result<String, String> {
     Ok(format!(
-        "data_dir = {data:?}\nshards = 1\nlisten = \"{listen}\"\nshard_listen = \"{}\"\nadmin_listen = \"{}\"\npin = false\nlog_level = \"warn\"\n",
-        free_port()?,
+        "data_dir = {data:?}\nshards = 1\nlisten = \"{listen}\"\nshard_listen = \"{}\"\nadmin_listen = \"{admin}\"\npin = false\nlog_level = \"warn\"\n",
         free_port()?
     ))
 }

@@ -13,7 +13,6 @@ use crate::setup::Wanted;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-use tiderace_base::catalogue::Retention;
 use tiderace_base::collections::Map;
 use tiderace_base::ids::{PartitionIndex, ProducerId, TenantId};
 use tiderace_base::operation::{Effect, Effects, Event, Machine};
@@ -170,7 +169,7 @@ impl Producing {
                 partitions: self.wanted.partitions,
                 durability: self.wanted.durability,
                 tenant: TenantId::new(0),
-                retention: Retention::default(),
+                retention: self.wanted.retention(),
             };
             match self.ring.engine.request(now, request) {
                 Ok(id) => self.stage = Stage::Creating { request: Some(id) },
