@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use tiderace_client::{
-    AckFuture, Backoff, Client, Consumer, ErrorCode, From, Item, Options, PartitionIndex,
+    AckFuture, Backoff, Client, Consumer, ErrorCode, From, Item, Options, PartitionIndex, Producer,
     ProducerOptions, Record, RequestError, SendError, StreamOptions, TrySendError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -383,6 +383,135 @@ async fn a_sender_without_credit_waits_and_is_told_when_it_tries() {
     });
     first.await.expect("stored");
     sending.await.expect("no panic").expect("stored");
+}
+
+/// A producer of which one record was refused for good, long ago, and whose future was dropped. It may hold another.
+async fn refused(nodes: &Nodes, client: &Client) -> Producer {
+    let producer = client.producer(PATH, ProducerOptions::default());
+    producer.send(Record::new("first")).await.expect("stored");
+    nodes.change(|zone| {
+        zone.fates.push_back(Fate::Refuse(ErrorCode::BatchBody));
+    });
+    drop(producer.try_send(Record::new("bad")).expect("credit"));
+    producer.send(Record::new("good")).await.expect("stored");
+    producer
+}
+
+fn is_refused<T>(result: Result<T, SendError>) -> bool {
+    matches!(result, Err(SendError::Refused(refusal)) if refusal.code == ErrorCode::BatchBody)
+}
+
+#[tokio::test]
+async fn a_flush_tells_once_of_a_failure_before_it_whose_future_was_dropped() {
+    let nodes = Nodes::start(1, 1).await;
+    let client = nodes.client().await;
+    let producer = refused(&nodes, &client).await;
+    assert!(is_refused(producer.flush().await));
+    assert_eq!(producer.flush().await, Ok(()));
+    producer.send(Record::new("on")).await.expect("stored");
+    assert_eq!(producer.close().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_flush_does_not_repeat_what_a_future_has_told() {
+    let nodes = Nodes::start(1, 1).await;
+    let client = nodes.client().await;
+    let producer = client.producer(PATH, ProducerOptions::default());
+    producer.send(Record::new("first")).await.expect("stored");
+    let refuse = |zone: &mut Zone| zone.fates.push_back(Fate::Refuse(ErrorCode::BatchBody));
+    nodes.change(refuse);
+    assert!(is_refused(producer.send(Record::new("bad")).await));
+    assert_eq!(producer.flush().await, Ok(()));
+
+    // Two records of one batch: one future tells of its own record only.
+    nodes.change(|zone| zone.hold_acks = true);
+    let ahead = producer.try_send(Record::new("ahead")).expect("credit");
+    let told = producer.try_send(Record::new("told")).expect("credit");
+    let untold = producer.try_send(Record::new("untold")).expect("credit");
+    nodes.until(|zone| zone.held.len() == 1).await;
+    nodes.change(|zone| {
+        zone.hold_acks = false;
+        refuse(zone);
+        zone.release([0]);
+    });
+    ahead.await.expect("stored");
+    assert!(is_refused(told.await));
+    drop(untold);
+    assert!(is_refused(producer.flush().await));
+    assert_eq!(producer.flush().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_flush_that_waited_for_a_failure_says_so_whoever_else_was_told() {
+    let nodes = Nodes::start(1, 1).await;
+    let client = nodes.client().await;
+    let producer = client.producer(PATH, ProducerOptions::default());
+    producer.send(Record::new("first")).await.expect("stored");
+    nodes.change(|zone| zone.hold_acks = true);
+    drop(producer.try_send(Record::new("ahead")).expect("credit"));
+    let held = producer.try_send(Record::new("bad")).expect("credit");
+    nodes.until(|zone| zone.held.len() == 1).await;
+    let (one, other) = (producer.clone(), producer.clone());
+    let (mut one, mut other) = (pin!(one.flush()), pin!(other.flush()));
+    assert!(poll_once(one.as_mut()).is_pending());
+    assert!(poll_once(other.as_mut()).is_pending());
+    nodes.change(|zone| {
+        zone.hold_acks = false;
+        zone.fates.push_back(Fate::Refuse(ErrorCode::BatchBody));
+        zone.release([0]);
+    });
+    assert!(is_refused(held.await));
+    assert!(is_refused(one.await));
+    assert!(is_refused(other.await));
+    assert_eq!(producer.flush().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_flush_that_is_dropped_forgets_no_failure() {
+    let nodes = Nodes::start(1, 1).await;
+    let client = nodes.client().await;
+    let producer = refused(&nodes, &client).await;
+    nodes.change(|zone| zone.hold_acks = true);
+    drop(producer.try_send(Record::new("held")).expect("credit"));
+    {
+        let mut flush = pin!(producer.flush());
+        assert!(poll_once(flush.as_mut()).is_pending());
+    }
+    nodes.until(|zone| zone.held.len() == 1).await;
+    nodes.change(|zone| zone.release([0]));
+    assert!(is_refused(producer.flush().await));
+}
+
+#[tokio::test]
+async fn closing_a_producer_tells_what_nobody_was_told_of() {
+    let nodes = Nodes::start(1, 1).await;
+    let client = nodes.client().await;
+    let producer = refused(&nodes, &client).await;
+    let clone = producer.clone();
+    assert!(is_refused(producer.close().await));
+    assert_eq!(clone.flush().await, Ok(()));
+    assert_eq!(
+        clone.send(Record::new("late")).await,
+        Err(SendError::Closed)
+    );
+}
+
+#[tokio::test]
+async fn what_a_clone_sends_while_a_producer_closes_fails_aloud() {
+    let nodes = Nodes::start(1, 1).await;
+    let client = nodes.client().await;
+    let producer = client.producer(PATH, ProducerOptions::default());
+    producer.send(Record::new("first")).await.expect("stored");
+    let clone = producer.clone();
+    nodes.change(|zone| zone.hold_acks = true);
+    drop(producer.try_send(Record::new("held")).expect("credit"));
+    let mut closing = pin!(producer.close());
+    assert!(poll_once(closing.as_mut()).is_pending());
+    nodes.until(|zone| zone.held.len() == 1).await;
+    // It gathers behind the first: the flush under way does not wait for it.
+    drop(clone.try_send(Record::new("late")).expect("credit"));
+    nodes.change(|zone| zone.release([0]));
+    assert_eq!(closing.await, Err(SendError::Closed));
 }
 
 #[tokio::test]

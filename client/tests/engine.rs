@@ -253,6 +253,83 @@ fn a_loss_that_nobody_waits_for_is_told_to_the_next_record() {
 }
 
 #[test]
+fn losses_that_nobody_waits_for_are_each_told_behind_the_failures() {
+    let mut world = World::new(Zone::new(1, 2));
+    let key = world.producer(|_| {});
+    for partition in 0..2 {
+        world.push(key, "0", Some(partition)).expect("credit");
+    }
+    world.settle();
+    world
+        .zone
+        .fates
+        .push_back(Fate::Refuse(ErrorCode::BatchBody));
+    world.push(key, "bad", Some(0)).expect("credit");
+    world.settle();
+    let session = *world.zone.sessions.keys().next().expect("a session");
+    for partition in 0..2 {
+        let lost = frame::AckedLost {
+            stream: scripted::STREAM,
+            partition: PartitionIndex::new(partition),
+            producer_id: ProducerId::new(99),
+            from_seq: tiderace_base::position::ProducerSeq::new(0),
+            to_seq: tiderace_base::position::ProducerSeq::new(0),
+        };
+        world.zone.with(session, |out, id| lost.encode(out, id));
+    }
+    world.settle();
+    assert!(matches!(
+        world.engine.take_failure(key),
+        Some(SendError::Refused(_))
+    ));
+    for partition in 0..2 {
+        assert!(matches!(
+            world.engine.take_failure(key),
+            Some(SendError::AckedLost(lost)) if lost.partition.get() == partition
+        ));
+    }
+    assert_eq!(world.engine.take_failure(key), None);
+}
+
+#[test]
+fn a_failure_is_owed_until_the_listener_of_each_record_or_a_flush_was_told() {
+    let mut world = World::new(Zone::new(1, 1));
+    let key = world.producer(|_| {});
+    // More than are kept apart.
+    for _ in 0..300 {
+        world
+            .zone
+            .fates
+            .push_back(Fate::Refuse(ErrorCode::BatchBody));
+        world.push(key, "bad", None).expect("credit");
+        world.settle();
+    }
+    let failures: Vec<_> = world.log.iter().map(|s| s.failure).collect();
+    assert_eq!(failures.len(), 300);
+    for failure in &failures[..299] {
+        world.engine.told(key, failure.expect("refused"));
+    }
+    let last = failures[299].expect("refused");
+    assert!(matches!(
+        world.engine.take_failure(key),
+        Some(SendError::Refused(_))
+    ));
+    assert_eq!(world.engine.take_failure(key), None);
+    // Its listener hears it later: that is no failure of the flush's successors.
+    world.engine.told(key, last);
+    world
+        .zone
+        .fates
+        .push_back(Fate::Refuse(ErrorCode::BatchBody));
+    world.push(key, "bad", None).expect("credit");
+    world.settle();
+    let next = world.log[300].failure.expect("refused");
+    world.engine.told(key, next);
+    assert_eq!(world.engine.take_failure(key), None);
+    assert_eq!(world.engine.unsettled(key), 0);
+}
+
+#[test]
 fn a_full_buffer_has_no_credit_until_a_batch_settles() {
     let mut world = World::new(Zone::new(1, 1));
     let key = world.producer(|settings| settings.buffer_bytes_max = 1000);

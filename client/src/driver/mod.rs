@@ -41,8 +41,8 @@ pub use consumer::{Consumer, Subscribe};
 pub use producer::{Ack, AckFuture, Producer, ProducerOptions, TrySendError};
 
 use crate::core::engine::{Engine, Event, LinkId, ProducerKey, Reply};
-use crate::core::producer::{Placed, Settled};
-use crate::error::{RequestError, SendError};
+use crate::core::producer::Settled;
+use crate::error::RequestError;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
@@ -107,7 +107,7 @@ impl Wake for Turn {
 
 /// What became of a batch, shared by the futures of its records.
 #[derive(Debug, Default)]
-struct Outcome(OnceLock<Result<Placed, SendError>>);
+struct Outcome(OnceLock<Settled>);
 
 /// A batch that has not settled.
 struct Unsettled {
@@ -363,7 +363,7 @@ impl Hub {
             .and_then(|state| state.unsettled.get_mut(settled.batch as usize))
             .and_then(Option::take);
         if let Some(unsettled) = cell {
-            let told = unsettled.outcome.0.set(settled.result);
+            let told = unsettled.outcome.0.set(settled);
             debug_assert!(told.is_ok(), "a batch settles once");
             for waiter in unsettled.waiters {
                 self.wake(waiter);

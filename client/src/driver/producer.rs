@@ -4,7 +4,7 @@
 use super::client::nanoseconds;
 use super::{Client, Outcome, Place, Shared, Unsettled, entropy};
 use crate::core::engine::ProducerKey;
-use crate::core::producer::{PushError, Settings, Ticket};
+use crate::core::producer::{PushError, Settings, Settled, Ticket};
 use crate::error::SendError;
 use crate::record::Record;
 use core::fmt;
@@ -169,7 +169,7 @@ impl Client {
 impl Producer {
     /// Sends a record and waits for its acknowledgement. Waits for credit first where there is none.
     ///
-    /// Dropped before it was accepted, the record is not sent; dropped later, it is, and nobody hears of it.
+    /// Dropped before it was accepted, the record is not sent; dropped later, it is, and only a flush says that it failed.
     ///
     /// # Errors
     /// [`SendError`] says whether it may be stored and what to do.
@@ -214,7 +214,8 @@ impl Producer {
         }
     }
 
-    /// Sends a record without waiting. The returned future waits for the acknowledgement; dropping it changes nothing.
+    /// Sends a record without waiting. The returned future waits for the acknowledgement; once it is dropped, only a flush
+    /// says that the record failed.
     ///
     /// # Errors
     /// [`TrySendError::NoCredit`] with the record, when it would have to wait.
@@ -278,11 +279,15 @@ impl Producer {
             waiters: Vec::new(),
         });
         Ok(AckFuture {
-            outcome: unsettled.outcome.clone(),
             ticket,
-            key,
-            place: Place::new(self.handle.shared.clone()),
-            registered: false,
+            settling: Settling {
+                outcome: unsettled.outcome.clone(),
+                batch: ticket.batch,
+                key,
+                place: Place::new(self.handle.shared.clone()),
+                registered: false,
+            },
+            told: false,
         })
     }
 
@@ -305,12 +310,35 @@ impl Producer {
         results
     }
 
-    /// Waits until everything accepted so far is acknowledged or has failed.
+    /// Waits until every record accepted so far, by this producer or a clone, is acknowledged or has failed. `Ok` means
+    /// that no record accepted since the last flush failed but those of which somebody was told.
+    ///
+    /// A failure is told by the [`AckFuture`] of its record. One that was dropped, or was not polled to its end, has told
+    /// nobody: then this does, also when the failure came long before. Each failure is told once in this way: no later
+    /// flush repeats what a future or a flush has said. (A future that is still held says what became of its own record
+    /// also after a flush, and of two flushes that wait for the same failure both say it.)
+    ///
+    /// The error is the first failure and stands for all that there were: await the futures to learn which records failed.
+    /// Losses of acknowledged batches are never summed up like that: each is told by a flush or a send of its own.
+    ///
+    /// Dropped while it waits, it has told nothing and forgotten nothing.
     ///
     /// # Errors
-    /// The first failure among them, or acknowledged batches that were lost since the last call.
+    /// The first failure that nobody was told of, or that it waited for; then the next loss of acknowledged batches.
     pub async fn flush(&self) -> Result<(), SendError> {
-        let waiting: Vec<AckFuture> = {
+        let waited = self.settled().await;
+        let untold = self
+            .handle
+            .shared
+            .lock()
+            .engine
+            .take_failure(self.handle.key);
+        untold.map_or(waited, Err)
+    }
+
+    /// Waits until everything accepted so far is settled; the first failure.
+    async fn settled(&self) -> Result<(), SendError> {
+        let waiting: Vec<Settling> = {
             let hub = self.handle.shared.lock();
             hub.producers[self.handle.key.index()]
                 .unsettled
@@ -318,13 +346,9 @@ impl Producer {
                 .enumerate()
                 .filter_map(|(index, cell)| {
                     let unsettled = cell.as_ref()?;
-                    Some(AckFuture {
+                    Some(Settling {
                         outcome: unsettled.outcome.clone(),
-                        ticket: Ticket {
-                            partition: PartitionIndex::new(0),
-                            batch: index as u32,
-                            record: 0,
-                        },
+                        batch: index as u32,
                         key: self.handle.key,
                         place: Place::new(self.handle.shared.clone()),
                         registered: false,
@@ -333,27 +357,28 @@ impl Producer {
                 .collect()
         };
         let mut result = Ok(());
-        for ack in waiting {
-            result = result.and(ack.await.map(|_| ()));
+        for batch in waiting {
+            result = result.and(batch.await.result.map(|_| ()));
         }
-        let lost = self.handle.shared.lock().engine.take_loss(self.handle.key);
-        match lost {
-            Some(lost) => result.and(Err(SendError::AckedLost(lost))),
-            None => result,
-        }
+        result
     }
 
-    /// Flushes, then ends this producer and its clones: what they send afterwards is refused.
+    /// Flushes, then ends this producer and its clones: what they send afterwards is refused as [`SendError::Closed`].
+    /// What a clone got accepted during the flush and is not acknowledged when it ends fails as [`SendError::Closed`] too;
+    /// it may be stored.
+    ///
+    /// It says what a flush says, and is the last to say it. A producer whose clones are all dropped without it still sends
+    /// what it accepted, and nobody hears of a failure.
     ///
     /// # Errors
     /// As [`Producer::flush`].
     pub async fn close(self) -> Result<(), SendError> {
-        let result = self.flush().await;
+        let flushed = self.flush().await;
         let now = self.handle.shared.now();
         let mut hub = self.handle.shared.lock();
-        hub.engine.close_producer(now, self.handle.key);
+        let closed = hub.engine.close_producer(now, self.handle.key);
         hub.carry_out(now);
-        result
+        flushed.and(closed)
     }
 }
 
@@ -387,14 +412,50 @@ impl Future for Accepting {
     }
 }
 
-/// Waits for a record's acknowledgement, and reads it from the connection where no other task does. May be dropped at
-/// any time: the record is on its way nevertheless.
-pub struct AckFuture {
+/// Waits for a batch's outcome.
+struct Settling {
     outcome: Arc<Outcome>,
-    ticket: Ticket,
+    batch: u32,
     key: ProducerKey,
     place: Place,
     registered: bool,
+}
+
+impl Future for Settling {
+    type Output = Settled;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let (outcome, batch, key) = (&this.outcome, this.batch, this.key);
+        let registered = &mut this.registered;
+        if let Some(settled) = outcome.0.get()
+            && this.place.id.is_none()
+        {
+            return Poll::Ready(*settled);
+        }
+        this.place.poll(cx, |hub, _, waiter| {
+            if let Some(settled) = outcome.0.get() {
+                return Some(*settled);
+            }
+            // Not settled: the batch's number is still this batch's.
+            if !core::mem::replace(registered, true)
+                && let Some(Some(unsettled)) =
+                    hub.producers[key.index()].unsettled.get_mut(batch as usize)
+            {
+                unsettled.waiters.push(waiter);
+            }
+            None
+        })
+    }
+}
+
+/// Waits for a record's acknowledgement, and reads it from the connection where no other task does. May be dropped at
+/// any time: the record is on its way nevertheless, and its failure is told by [`Producer::flush`].
+pub struct AckFuture {
+    ticket: Ticket,
+    settling: Settling,
+    /// Its failure was told, which counts once however often it is polled.
+    told: bool,
 }
 
 impl fmt::Debug for AckFuture {
@@ -410,30 +471,16 @@ impl Future for AckFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (outcome, ticket, key) = (&this.outcome, this.ticket, this.key);
-        let registered = &mut this.registered;
-        let placed = if let Some(result) = outcome.0.get()
-            && this.place.id.is_none()
-        {
-            Poll::Ready(*result)
-        } else {
-            this.place.poll(cx, |hub, _, waiter| {
-                if let Some(result) = outcome.0.get() {
-                    return Some(*result);
-                }
-                // Not settled: the batch's number is still this batch's.
-                if !core::mem::replace(registered, true)
-                    && let Some(Some(unsettled)) = hub.producers[key.index()]
-                        .unsettled
-                        .get_mut(ticket.batch as usize)
-                {
-                    unsettled.waiters.push(waiter);
-                }
-                None
-            })
-        };
-        placed.map(|result| {
-            result.map(|placed| Ack {
+        let ticket = this.ticket;
+        Pin::new(&mut this.settling).poll(cx).map(|settled| {
+            if let Some(failure) = settled.failure
+                && !core::mem::replace(&mut this.told, true)
+            {
+                let settling = &this.settling;
+                let mut hub = settling.place.shared.lock();
+                hub.engine.told(settling.key, failure);
+            }
+            settled.result.map(|placed| Ack {
                 partition: ticket.partition,
                 // A node that names an impossible offset breaks nothing here.
                 offset: placed

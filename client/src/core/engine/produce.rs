@@ -4,8 +4,8 @@
 use super::requests::{Owner, Request};
 use super::{Engine, Event, LinkState, ProducerKey, Timer, Waiter};
 use crate::core::connection::{Answer, SendRefused};
-use crate::core::producer::{self, Placed, Producer, PushError, Ticket, Want};
-use crate::error::{AckedLost, Refusal, RequestError, SendError};
+use crate::core::producer::{self, FailureId, Placed, Producer, PushError, Ticket, Want};
+use crate::error::{Refusal, RequestError, SendError};
 use crate::record::Record;
 use tiderace_base::ids::{PartitionIndex, PartitionKey, ProducerId};
 use tiderace_base::time::Now;
@@ -124,20 +124,32 @@ impl Engine {
             .map_or(0, Producer::unsettled)
     }
 
-    /// A loss of acknowledged batches that no waiting record could be told of.
-    pub fn take_loss(&mut self, key: ProducerKey) -> Option<AckedLost> {
-        self.producers[key.index()]
-            .as_mut()?
-            .producer
-            .as_mut()?
-            .take_loss()
+    /// Whoever waits for one record of a failed batch ([`producer::Settled::failure`]) was told of it.
+    pub fn told(&mut self, key: ProducerKey, failure: FailureId) {
+        if let Some(producer) = self.producer_mut(key) {
+            producer.told(failure);
+        }
+    }
+
+    /// What a flush has to say: [`Producer::take_failure`].
+    pub fn take_failure(&mut self, key: ProducerKey) -> Option<SendError> {
+        self.producer_mut(key)?.take_failure()
     }
 
     /// Ends a producer. What it still held fails with [`SendError::Closed`]; it may be stored nevertheless.
-    pub fn close_producer(&mut self, now: Now, key: ProducerKey) {
+    ///
+    /// # Errors
+    /// What a flush would have to say now: nobody can ask later.
+    pub fn close_producer(&mut self, now: Now, key: ProducerKey) -> Result<(), SendError> {
         self.fail_producer(key.0, SendError::Closed);
         self.run(now);
+        let untold = self.take_failure(key);
         self.producers[key.index()] = None;
+        untold.map_or(Ok(()), Err)
+    }
+
+    fn producer_mut(&mut self, key: ProducerKey) -> Option<&mut Producer> {
+        self.producers[key.index()].as_mut()?.producer.as_mut()
     }
 
     /// The application has left a producer. What it accepted is still sent; then it is forgotten.

@@ -11,16 +11,22 @@
 //! is certain that no node holds it; a batch that may be stored and cannot be proven so ends as
 //! [`SendError::OutcomeUnknown`], never twice in the stream.
 //!
+//! **No failure passes unnoticed.** A failed batch is owed to the listeners of its records until each was told
+//! ([`Producer::told`]); what is still owed is told by [`Producer::take_failure`], which is what a flush asks.
+//!
 //! Invariants: at most `inflight_max` sealed batches of a partition are unacknowledged (never above
 //! [`limits::PRODUCER_WINDOW`]); records held never exceed `buffer_bytes_max` by more than one record; every accepted
 //! record's batch settles exactly once.
 
+mod failures;
 mod lane;
 
 use crate::core::batch::{self, Stamp};
 use crate::error::{AckedLost, Refusal, SendError};
 use crate::record::Record;
 use bytes::{Bytes, BytesMut};
+pub use failures::FailureId;
+use failures::Failures;
 use lane::Lane;
 pub use lane::{After, Want};
 use std::collections::VecDeque;
@@ -127,6 +133,8 @@ pub struct Settled {
     pub records: u32,
     /// Where it stands now, or why it does not.
     pub result: Result<Placed, SendError>,
+    /// Names the failure, if it is one, in [`Producer::told`].
+    pub failure: Option<FailureId>,
 }
 
 /// A batch to be sent.
@@ -165,6 +173,7 @@ pub(crate) struct Batches {
     cells: Vec<Batch>,
     free: Vec<u32>,
     settled: VecDeque<Settled>,
+    failures: Failures,
     arena: BytesMut,
     buffered_bytes: usize,
     unsettled: usize,
@@ -229,11 +238,14 @@ impl Batches {
         }
         batch.settled = true;
         self.unsettled -= 1;
+        let records = batch.records;
+        let failure = result.err().map(|error| self.failures.add(error, records));
         self.settled.push_back(Settled {
             batch: index,
             partition,
-            records: batch.records,
+            records,
             result,
+            failure,
         });
     }
 
@@ -647,7 +659,7 @@ impl Producer {
         };
         Self::seal(lane, &mut self.batches, self.stream, &self.settings);
         if lane.fail_all(&mut self.batches, SendError::AckedLost(lost)) == 0 {
-            // Nobody waits whom it could be told: the next to send hears it.
+            // Nobody waits whom it could be told: the next to send or to flush hears it.
             if self.losses.len() < limits::PRODUCER_WINDOW {
                 self.losses.push_back(lost);
             }
@@ -656,9 +668,19 @@ impl Producer {
         self.mark(partition.get());
     }
 
-    /// A loss that no waiting record could be told of.
-    pub fn take_loss(&mut self) -> Option<AckedLost> {
-        self.losses.pop_front()
+    /// Whoever waits for one record of a failed batch was told of it: no flush needs to say it any more. To be said once
+    /// for each record.
+    pub fn told(&mut self, failure: FailureId) {
+        self.batches.failures.told(failure);
+    }
+
+    /// The first failure of a record that nobody was told of; it stands for all of them. With none, the next loss of
+    /// acknowledged batches that no waiting record could be told of.
+    pub fn take_failure(&mut self) -> Option<SendError> {
+        self.batches
+            .failures
+            .take()
+            .or_else(|| self.losses.pop_front().map(SendError::AckedLost))
     }
 
     fn restart(lane: &mut Lane, batches: &mut Batches, stream: StreamId, settings: &Settings) {
