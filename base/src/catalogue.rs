@@ -133,8 +133,11 @@ pub struct Snapshot {
     pub streams: RedBlackTreeMapSync<StreamId, Arc<Stream>>,
     /// The same by path.
     pub paths: RedBlackTreeMapSync<Arc<str>, StreamId>,
-    /// Deleted streams whose data may still be on disk. Only what stands here may be dropped.
+    /// Deleted streams whose data may still be on disk. Only what stands here may be dropped. A stream leaves once every
+    /// shard has said that it holds nothing of it.
     pub tombstones: RedBlackTreeMapSync<StreamId, ()>,
+    /// No tombstone is younger than this version: whoever has worked one off that is as new has worked off all of these.
+    pub deleted: CatalogueVersion,
 }
 
 impl Snapshot {

@@ -65,4 +65,7 @@ pub enum Message {
     Snapshot(Arc<Snapshot>),
     /// A shard has applied the snapshot of this version.
     Applied(CatalogueVersion),
+    /// A shard holds nothing of any stream that is a tombstone in the snapshot of this version, and no restart brings
+    /// anything of one back: what dropped them is on the disk, and proven there. Each run says it anew.
+    Dropped(CatalogueVersion),
 }

@@ -34,6 +34,9 @@ pub struct Catalogue {
     pub(crate) streams: RedBlackTreeMapSync<StreamId, Arc<Stream>>,
     paths: RedBlackTreeMapSync<Arc<str>, StreamId>,
     pub(crate) tombstones: RedBlackTreeMapSync<StreamId, ()>,
+    /// No tombstone is younger: the version of the last deletion, or that of the checkpoint this state was read from. Not
+    /// encoded: it spares shards a look, and decides nothing.
+    pub(crate) deleted: CatalogueVersion,
 }
 
 /// What the zone remembers of a node.
@@ -129,6 +132,7 @@ impl Catalogue {
             streams: RedBlackTreeMapSync::new_sync(),
             paths: RedBlackTreeMapSync::new_sync(),
             tombstones: RedBlackTreeMapSync::new_sync(),
+            deleted: CatalogueVersion::ZERO,
         }
     }
 
@@ -173,6 +177,11 @@ impl Catalogue {
         self.tombstones.size()
     }
 
+    /// Every deleted stream that may still have data, in order of its id.
+    pub fn tombstones(&self) -> impl Iterator<Item = StreamId> {
+        self.tombstones.keys().copied()
+    }
+
     /// The greatest epoch of the slots that a node leads on one of its journals; zero when it leads none there.
     #[must_use]
     pub fn epoch_max(&self, node: NodeId, journal: ShardId) -> Epoch {
@@ -203,6 +212,7 @@ impl Catalogue {
             streams: self.streams.clone(),
             paths: self.paths.clone(),
             tombstones: self.tombstones.clone(),
+            deleted: self.deleted,
         }
     }
 
@@ -356,6 +366,7 @@ impl Catalogue {
                     return Err(ApplyError::Absent(*stream));
                 }
                 self.tombstones.insert_mut(*stream, ());
+                self.deleted = expected;
             }
             Fact::TombstoneCleared { stream } => {
                 if !self.tombstones.remove_mut(stream) {

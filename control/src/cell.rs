@@ -284,6 +284,7 @@ impl Assembly {
         if youngest.into_iter().flatten().max() > Some(catalogue.last_stream) {
             return Err(DecodeError::BadField("last stream"));
         }
+        catalogue.deleted = catalogue.version;
         Ok(catalogue)
     }
 }

@@ -1,7 +1,8 @@
 //! The control machine of one node: keeps the catalogue in a journal of its own, concludes what clients ask for, and
 //! publishes snapshots. A change is applied to the working state when its entry is written into the journal's buffer; it is
 //! published when the entry is durable, and answered when every shard has applied the snapshot that holds it. Only one
-//! snapshot is under way at a time: what becomes durable meanwhile is in the next.
+//! snapshot is under way at a time: what becomes durable meanwhile is in the next. A tombstone is cleared when every shard
+//! has said, in this run, that it holds nothing of what was deleted up to a version that is as young.
 //!
 //! Invariants: the working state is exactly what has been appended, so that a checkpoint of it is covered by the journal's
 //! end. Nothing is published before this run's boot is durable: an epoch is never resumed. Answers leave in the order of
@@ -14,7 +15,7 @@ use crate::event::{CHANGE_EVENT_BYTES_MAX, EVENT_BYTES_MAX, Fact};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tiderace_base::catalogue::{Change, Durability, Outcome, Refusal};
-use tiderace_base::ids::{NodeId, PartitionKey, ShardId, SlotId};
+use tiderace_base::ids::{NodeId, PartitionKey, ShardId, SlotId, StreamId};
 use tiderace_base::limits;
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Machine};
@@ -68,6 +69,8 @@ pub struct Control {
     unposted: Option<Catalogue>,
     posted: CatalogueVersion,
     shards: Vec<ShardLink>,
+    /// The working state's tombstones, oldest first, with a version that has each.
+    tombstones: VecDeque<(CatalogueVersion, StreamId)>,
     answers: VecDeque<Answer>,
     checkpoint: Checkpoint,
     is_read_only: bool,
@@ -115,6 +118,8 @@ struct Answer {
 #[derive(Clone, Copy, Debug)]
 struct ShardLink {
     applied: CatalogueVersion,
+    /// It holds nothing of what was deleted up to here.
+    dropped: CatalogueVersion,
     is_full: bool,
 }
 
@@ -166,8 +171,12 @@ impl Control {
             .saturating_sub(CHUNK_SPARE_BYTES + limits::BATCH_HEADER_BYTES);
         let link = ShardLink {
             applied: CatalogueVersion::ZERO,
+            dropped: CatalogueVersion::ZERO,
             is_full: false,
         };
+        let found = opened.catalogue.version();
+        let tombstones = opened.catalogue.tombstones();
+        let tombstones = tombstones.map(|stream| (found, stream)).collect();
         Self {
             journal: opened.journal,
             node: opened.node,
@@ -175,7 +184,8 @@ impl Control {
             entry_body_bytes_max: room.clamp(CHANGE_EVENT_BYTES_MAX, ENTRY_BODY_BYTES_MAX),
             phase: Phase::Open,
             boot: opened.facts,
-            durable: opened.catalogue.version(),
+            durable: found,
+            tombstones,
             working: opened.catalogue,
             log: opened.log,
             waiting: VecDeque::new(),
@@ -261,6 +271,40 @@ impl Control {
                 // Room, or the reason why there will be none, follows.
                 Err(Refused::Busy | Refused::Poisoned) => return,
             }
+        }
+        if self.phase == Phase::Open {
+            self.clear_tombstones(now);
+        }
+    }
+
+    /// Clears tombstones of which no shard holds anything, one entry's worth: the write of it brings the next turn. What
+    /// there is no room for waits, and costs nothing but its place.
+    fn clear_tombstones(&mut self, now: Now) {
+        let dropped = self.shards.iter().map(|shard| shard.dropped).min();
+        let dropped = dropped.unwrap_or(CatalogueVersion::ZERO);
+        let oldest = self.tombstones.front();
+        if self.is_read_only || oldest.is_none_or(|(version, _)| *version > dropped) {
+            return;
+        }
+        let mut state = self.working.clone();
+        let mut facts = Vec::new();
+        let mut body = Vec::new();
+        for (version, stream) in &self.tombstones {
+            let is_full = facts.len() == limits::CATALOGUE_BATCH_MAX
+                || body.len() + CHANGE_EVENT_BYTES_MAX > self.entry_body_bytes_max;
+            if is_full || *version > dropped {
+                break;
+            }
+            let fact = state
+                .propose_cleared(*stream)
+                .expect("what is queued here is a tombstone");
+            conclude_fact(&mut state, fact.clone(), &mut body);
+            facts.push(fact);
+        }
+        let epoch = self.log.epoch;
+        let written = self.write(Class::Data, epoch, state, &facts, &body, now);
+        if written.is_ok() {
+            self.tombstones.drain(..facts.len());
         }
     }
 
@@ -369,6 +413,9 @@ impl Control {
         self.working = state.clone();
         for fact in facts {
             self.checkpoint.note(&self.working, fact);
+            if let Fact::StreamDeleted { stream } = fact {
+                self.tombstones.push_back((self.working.version(), *stream));
+            }
         }
         self.appended.push_back(Appended {
             end: placed.end,
@@ -448,7 +495,12 @@ impl Control {
                 let link = &mut self.shards[usize::from(shard.get())];
                 link.applied = link.applied.max(version);
             }
-            (Peer::Control, Message::Change { .. } | Message::Applied(_))
+            (Peer::Shard(shard), Message::Dropped(version)) => {
+                assert!(version <= self.posted, "a shard works off what was posted");
+                let link = &mut self.shards[usize::from(shard.get())];
+                link.dropped = link.dropped.max(version);
+            }
+            (Peer::Control, Message::Change { .. } | Message::Applied(_) | Message::Dropped(_))
             | (
                 _,
                 Message::Produce { .. }

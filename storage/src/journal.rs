@@ -174,6 +174,14 @@ impl Journal {
         self.inflight.durable()
     }
 
+    /// Everything below is on the disk, and a later chunk there or the superblock says so: a start that finds it damaged
+    /// refuses, and never takes it for a torn tail. Reaches [`Journal::durable_lsn`] with the closing chunk of a pause.
+    /// J-6, J-13
+    #[must_use]
+    pub fn proven_lsn(&self) -> Lsn {
+        self.inflight.proven()
+    }
+
     /// After the last committed entry.
     #[must_use]
     pub fn end_lsn(&self) -> Lsn {

@@ -2,7 +2,7 @@
 //! and no clock, and starts nothing: events come in, effects go out.
 //!
 //! Read [`Shard`] first, then an event's way: `sessions` (frames), `produce` (into the journal), `undurable` (until it is
-//! durable), `subscription` (out again); beside it `requests`, `maintenance`, `retention` and `replay`.
+//! durable), `subscription` (out again); beside it `requests`, `maintenance`, `tombstones`, `retention` and `replay`.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod retention;
 mod sessions;
 mod shard;
 mod subscription;
+mod tombstones;
 mod undurable;
 
 pub use metrics::{Kind, Metric, Metrics};

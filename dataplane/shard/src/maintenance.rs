@@ -1,5 +1,5 @@
-//! What a shard does beside its clients: takes a new catalogue, starts its epochs, drops deleted streams, moves starts
-//! by retention, feeds checkpoints in slices, and drains.
+//! What a shard does beside its clients: takes a new catalogue, starts its epochs, moves starts by retention, feeds
+//! checkpoints in slices, and drains.
 
 use crate::partition::{cell_key, producers_cell_key};
 use crate::partitions::Index;
@@ -17,16 +17,14 @@ use tiderace_replica::SlotState;
 use tiderace_storage::{Class, EntryMeta, Placed, Refused};
 use tiderace_wire::batch::Placement;
 use tiderace_wire::entry::{
-    DropReason, EntryKind, EpochStart, NO_PARTITION, PartitionDrop, ProducerExpire, StartOffset,
-    StartReason, encode_entry,
+    EntryKind, EpochStart, NO_PARTITION, ProducerExpire, StartOffset, StartReason, encode_entry,
 };
-use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::GoodbyeReason;
 
 /// How often retention is looked at while any partition has one.
-const RETENTION_EVERY_NS: u64 = 1_000_000_000;
+pub(crate) const RETENTION_EVERY_NS: u64 = 1_000_000_000;
 /// Partitions looked at in one turn of retention, and dropped in one turn.
-const PARTITIONS_PER_TURN: usize = 1024;
+pub(crate) const PARTITIONS_PER_TURN: usize = 1024;
 /// Cells fed to a checkpoint in one turn.
 const CELLS_PER_TURN: usize = 256;
 /// Bytes of a checkpoint that may wait for the disk.
@@ -81,7 +79,7 @@ impl Shard {
         if first {
             self.start_epochs(now, effects);
         }
-        self.drop_deleted(now);
+        self.drop_deleted(now, effects);
     }
 
     /// Tells every partition its stream and slot, and who of them has a retention.
@@ -104,7 +102,9 @@ impl Shard {
                     }
                 }
                 None => {
-                    unknown += 1;
+                    // A tombstone's are dropped.
+                    let deleted = snapshot.tombstones.contains_key(&partition.key.stream);
+                    unknown += u64::from(!deleted);
                     self.unbound.push(index);
                 }
             }
@@ -197,7 +197,7 @@ impl Shard {
     }
 
     /// Places a control entry of a partition's slot.
-    fn control_entry(
+    pub(crate) fn control_entry(
         &mut self,
         now: Now,
         key: PartitionKey,
@@ -274,51 +274,6 @@ impl Shard {
         }
     }
 
-    /// Drops the partitions of deleted streams, a bounded number at a time: only a committed tombstone deletes.
-    fn drop_deleted(&mut self, now: Now) {
-        let Some(catalogue) = self.catalogue.clone() else {
-            return;
-        };
-        if catalogue.tombstones.size() == self.tombstones_seen {
-            return;
-        }
-        let gone: Vec<(PartitionKey, SlotId)> = self
-            .partitions
-            .iter()
-            .filter(|(_, partition)| catalogue.tombstones.contains_key(&partition.key.stream))
-            .map(|(_, partition)| (partition.key, partition.durable.slot))
-            .take(PARTITIONS_PER_TURN)
-            .collect();
-        if gone.is_empty() {
-            self.tombstones_seen = catalogue.tombstones.size();
-            return;
-        }
-        // There may be more, and what is dropped now frees segments: come back.
-        self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
-        for (key, slot) in gone {
-            let body = PartitionDrop {
-                reason: DropReason::StreamDeleted,
-            }
-            .to_bytes();
-            let Ok(placed) = self.control_entry(now, key, slot, EntryKind::PartitionDrop, &body)
-            else {
-                return;
-            };
-            self.reclaim_at = Some(placed.end);
-            let mut groups = 0;
-            if let Some(partition) = self.partitions.remove(key) {
-                // A checkpoint under way may have taken more of them than the last one that it knows of.
-                groups = partition
-                    .producer_cells
-                    .max(partition.durable.producers.groups());
-                self.end_subscriptions(&partition, ErrorCode::UnknownStream);
-            }
-            self.retained.remove(&key);
-            self.dropped.push((key, groups));
-        }
-        self.metrics.partitions.set(self.partitions.len() as u64);
-    }
-
     /// Asks for a look at retention, unless one is asked for.
     pub(crate) fn want_retention(&mut self, now: Now) {
         if self.retention_due.is_none() {
@@ -336,7 +291,7 @@ impl Shard {
             return;
         }
         self.retention_due = None;
-        self.drop_deleted(now);
+        self.drop_deleted(now, effects);
         let retained: Vec<PartitionKey> = self.retained.iter().copied().collect();
         let mut again = self.retention_due.is_some();
         let age_now_us = self.age_clock.now_us(now);

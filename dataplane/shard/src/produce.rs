@@ -409,6 +409,7 @@ impl Shard {
         }
         self.wake_subscribers();
         self.reclaim_when_durable(effects);
+        self.say_dropped(effects);
         self.serve_when_started(now, effects);
     }
 

@@ -9,6 +9,7 @@ use crate::partitions::{Index, Partitions};
 use crate::replay::{HeldSlot, Rebuilt};
 use crate::retention::AgeClock;
 use crate::subscription::ReadFor;
+use crate::tombstones::Tombstones;
 use crate::undurable::Undurable;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -124,8 +125,7 @@ pub struct Shard {
     pub(crate) sending: VecDeque<(ConnectionId, OpId)>,
     /// Partitions whose stream no catalogue has named yet.
     pub(crate) unbound: Vec<Index>,
-    /// How many tombstones have been looked at.
-    pub(crate) tombstones_seen: usize,
+    pub(crate) tombstones: Tombstones,
     /// Subscriptions that wait until fewer reads are under way.
     pub(crate) waiting_to_read: VecDeque<(ConnectionId, SubscriptionId)>,
     /// Partitions whose subscribers are about to be woken.
@@ -197,7 +197,7 @@ impl Shard {
             forwarded_out: BTreeMap::new(),
             sending: VecDeque::new(),
             unbound,
-            tombstones_seen: 0,
+            tombstones: Tombstones::default(),
             waiting_to_read: VecDeque::new(),
             woken: Vec::new(),
             forwarded_bytes: 0,
@@ -314,7 +314,7 @@ impl Shard {
             Message::Produced { origin, ack } => self.forwarded_ack(origin, &ack),
             Message::Changed { origin, outcome } => self.changed(origin, outcome),
             // Only control takes these; a shard that got one would have been posted another's mail.
-            Message::Change { .. } | Message::Applied(_) => {
+            Message::Change { .. } | Message::Applied(_) | Message::Dropped(_) => {
                 unreachable!("these go to control only")
             }
         }

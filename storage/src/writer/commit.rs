@@ -23,6 +23,8 @@ pub(crate) fn may_go(open_bytes: usize, inflight: usize, inflight_max: usize) ->
 struct Flight {
     op: OpId,
     end: Lsn,
+    /// What was durable when it was sealed, which it says.
+    proves: Lsn,
     done: bool,
 }
 
@@ -31,6 +33,7 @@ struct Flight {
 pub(crate) struct Inflight {
     flights: VecDeque<Flight>,
     durable: Lsn,
+    proven: Lsn,
 }
 
 impl Inflight {
@@ -38,10 +41,12 @@ impl Inflight {
         Self {
             flights: VecDeque::new(),
             durable,
+            // The superblock of this start says where the log ended.
+            proven: durable,
         }
     }
 
-    pub(crate) fn submitted(&mut self, op: OpId, end: Lsn) {
+    pub(crate) fn submitted(&mut self, op: OpId, end: Lsn, proves: Lsn) {
         assert!(
             self.flights.back().map_or(self.durable, |last| last.end) < end,
             "chunks are submitted in order"
@@ -49,6 +54,7 @@ impl Inflight {
         self.flights.push_back(Flight {
             op,
             end,
+            proves,
             done: false,
         });
     }
@@ -61,6 +67,7 @@ impl Inflight {
         let before = self.durable;
         while let Some(flight) = self.flights.front().filter(|flight| flight.done) {
             self.durable = flight.end;
+            self.proven = flight.proves;
             self.flights.pop_front();
         }
         self.durable > before
@@ -69,6 +76,11 @@ impl Inflight {
     /// Everything below is on the disk.
     pub(crate) fn durable(&self) -> Lsn {
         self.durable
+    }
+
+    /// Everything below is on the disk, and something on the disk says so.
+    pub(crate) fn proven(&self) -> Lsn {
+        self.proven
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -85,13 +97,33 @@ mod tests {
     fn nothing_is_durable_before_what_precedes_it() {
         let mut inflight = Inflight::new(Lsn::ZERO);
         for n in 1..=3 {
-            inflight.submitted(OpId::new(n), Lsn::new(n * 4096));
+            inflight.submitted(OpId::new(n), Lsn::new(n * 4096), Lsn::ZERO);
         }
         assert!(!inflight.completed(OpId::new(3)));
         assert!(!inflight.completed(OpId::new(2)));
         assert_eq!(inflight.durable(), Lsn::ZERO);
         assert!(inflight.completed(OpId::new(1)));
         assert_eq!(inflight.durable(), Lsn::new(3 * 4096));
+    }
+
+    // J-6
+    #[test]
+    fn what_is_durable_is_proven_once_a_later_chunk_says_so() {
+        let mut inflight = Inflight::new(Lsn::new(4096));
+        assert_eq!(inflight.proven(), Lsn::new(4096));
+        let end = |n: u64| Lsn::new(4096 * n);
+        inflight.submitted(OpId::new(1), end(2), end(1));
+        inflight.submitted(OpId::new(2), end(3), end(1));
+        assert!(inflight.completed(OpId::new(1)));
+        inflight.submitted(OpId::new(3), end(4), end(2));
+        assert!(!inflight.completed(OpId::new(3)));
+        assert_eq!(
+            inflight.proven(),
+            end(1),
+            "the one that says so may be lost"
+        );
+        assert!(inflight.completed(OpId::new(2)));
+        assert_eq!((inflight.durable(), inflight.proven()), (end(4), end(2)));
     }
 
     #[test]

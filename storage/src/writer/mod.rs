@@ -30,6 +30,8 @@ pub(crate) struct Ready {
     pub(crate) file: u32,
     pub(crate) at: u64,
     pub(crate) end: Lsn,
+    /// Its `durable_lsn`.
+    pub(crate) proves: Lsn,
     pub(crate) bytes: Bytes,
     pub(crate) seq: u64,
     pub(crate) closing: bool,
@@ -211,6 +213,7 @@ impl Journal {
             file: self.active.file,
             at,
             end: self.active.next_lsn(),
+            proves: seal.durable_lsn,
             bytes,
             seq: self.active.seq,
             closing,
@@ -244,7 +247,7 @@ impl Journal {
                 return;
             };
             let op = self.operations.begin(Op::Chunk);
-            self.inflight.submitted(op, ready.end);
+            self.inflight.submitted(op, ready.end, ready.proves);
             self.stats.chunks += 1;
             self.stats.chunk_bytes += ready.bytes.len() as u64;
             self.stats.closing_chunks += u64::from(ready.closing);

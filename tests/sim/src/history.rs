@@ -68,6 +68,13 @@ pub enum Observation {
     },
     /// Faults ended.
     Healed,
+    /// A node was asked what it holds of streams that its catalogue does not know.
+    Strangers {
+        /// Which node.
+        node: u16,
+        /// Partitions.
+        partitions: u64,
+    },
     /// A stream exists.
     StreamKnown {
         /// Its id.

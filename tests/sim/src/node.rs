@@ -2,6 +2,7 @@
 //! the program calls, with segments and buffers so small that they roll, fill up and are recycled all the time.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::{BootId, ShardId};
@@ -11,6 +12,7 @@ use tiderace_base::operation::Machine;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
 use tiderace_node::{NodeConfig, boot};
+use tiderace_shard::{Metrics, Shard};
 
 use crate::run::Scenario;
 use crate::workload::{StreamPlan, Zone, audit, populate};
@@ -21,6 +23,8 @@ use crate::world::{BootError, Program, World};
 #[derive(Clone, Debug)]
 struct Tiderace {
     config: NodeConfig,
+    /// What the shards of this run count.
+    metrics: Vec<Arc<Metrics>>,
 }
 
 impl Tiderace {
@@ -38,6 +42,7 @@ impl Tiderace {
                 node_id: None,
                 small_chunks: true,
             },
+            metrics: Vec::new(),
         }
     }
 }
@@ -61,12 +66,18 @@ impl Program for Tiderace {
         let boot_id = BootId::new(Prng::new(seed).next_u64());
         let node = boot(control_disk, shard_disks, &self.config, boot_id, seed, now)
             .map_err(|error| BootError::Refused(error.to_string()))?;
+        self.metrics = node.shards.iter().map(Shard::metrics).collect();
         let mut machines: Vec<Box<dyn Machine>> = Vec::with_capacity(disks.len());
         for shard in node.shards {
             machines.push(Box::new(shard));
         }
         machines.push(Box::new(node.control));
         Ok(machines)
+    }
+
+    fn strangers(&self) -> u64 {
+        let each = self.metrics.iter();
+        each.map(|metrics| metrics.partitions_unknown.get()).sum()
     }
 }
 

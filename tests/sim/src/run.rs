@@ -117,6 +117,7 @@ fn course(scenario: &dyn Scenario, world: &mut World, prng: &mut Prng) {
 fn settle(world: &mut World) {
     let until_ns = world.now_ns() + PROGRESS_WITHIN_NS;
     world.run(until_ns, |world| !world.somebody_waits());
+    world.look_for_strangers();
     let waiting = world.waiting();
     if !world.judge.is_broken() {
         world.observe(&Observation::Finished { waiting });

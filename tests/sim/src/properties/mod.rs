@@ -5,6 +5,7 @@
 mod acknowledged_is_never_lost;
 mod append_time_never_goes_back;
 mod credit_is_conserved;
+mod deleted_data_never_comes_back;
 mod delivered_is_never_taken_back;
 mod no_cycle_of_waiting;
 mod nodes_never_break_the_protocol;
@@ -71,6 +72,7 @@ impl Default for Judge {
                 Box::<acknowledged_is_never_lost::Checker>::default(),
                 Box::<append_time_never_goes_back::Checker>::default(),
                 Box::<credit_is_conserved::Checker>::default(),
+                Box::<deleted_data_never_comes_back::Checker>::default(),
                 Box::<delivered_is_never_taken_back::Checker>::default(),
                 Box::<nodes_never_break_the_protocol::Checker>::default(),
                 Box::<no_cycle_of_waiting::Checker>::default(),

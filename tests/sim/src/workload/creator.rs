@@ -1,20 +1,24 @@
-//! The client that creates the run's streams, and afterwards creates and deletes others. What it was told exists must
-//! exist from then on, on every shard and after every restart, under the same id; what it was told is gone stays gone.
+//! The client that creates the run's streams, and afterwards creates others, writes a little into them and deletes them.
+//! What it was told exists must exist from then on, on every shard and after every restart, under the same id; what it was
+//! told is gone stays gone, and takes no batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tiderace_base::catalogue::Stream;
-use tiderace_base::ids::{PartitionIndex, StreamId, TenantId};
+use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, StreamId, TenantId};
+use tiderace_base::position::Epoch;
 use tiderace_base::prng::Prng;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{
-    Control, MetadataRequest, MetadataWhat, StreamCreate, StreamDelete, StreamList,
+    Control, MetadataRequest, MetadataWhat, Produce, StreamCreate, StreamDelete, StreamList,
 };
-use tiderace_wire::link::Kind;
+use tiderace_wire::link::{Flags, Kind};
 
+use super::batch::Content;
 use super::session::{Arrived, Session};
 use super::{StreamPlan, Zone};
+use crate::history::BatchName;
 use crate::world::{Actor, ActorEvent, Port};
 
 const PATIENCE_NS: u64 = 4_000_000_000;
@@ -25,8 +29,11 @@ enum Asked {
     Create(usize),
     Look(usize),
     CreateBrief,
-    DeleteBrief,
+    WriteBrief(StreamId),
+    DeleteBrief(StreamId),
     LookBrief,
+    /// A batch for a stream that is gone.
+    WriteGone(StreamId),
     List,
 }
 
@@ -51,6 +58,7 @@ pub(crate) struct Creator {
     known: Vec<Option<Stream>>,
     brief: Brief,
     brief_number: u64,
+    gone: Option<StreamId>,
     rounds: u64,
     pace_ns: u64,
 }
@@ -70,7 +78,8 @@ impl Creator {
             known,
             brief: Brief::None,
             brief_number: 0,
-            rounds: prng.range(2, 30),
+            gone: None,
+            rounds: prng.range(2, 60),
             pace_ns: prng.range(1_000_000, 100_000_000),
         }
     }
@@ -98,6 +107,38 @@ impl Creator {
         }
     }
 
+    /// Sends a batch into some partition, as a producer that is not heard of again.
+    fn write(
+        stream: StreamId,
+        partitions: u32,
+        session: &mut Session,
+        port: &mut Port<'_>,
+    ) -> Option<MessageId> {
+        let partition = port.prng.below(u64::from(partitions)) as u32;
+        let content = Content::draw(partition, partitions, 2000, port.wall_us, port.prng);
+        let name = BatchName {
+            partition: PartitionKey {
+                stream,
+                partition: PartitionIndex::new(partition),
+            },
+            producer: port.prng.next_u128().max(1),
+            producer_epoch: 1,
+            seq: 0,
+        };
+        let (header, bytes, _) = content.encode(&name);
+        if !session.try_spend(bytes.len(), port) {
+            return None;
+        }
+        let produce = Produce {
+            epoch: Epoch::ZERO,
+            produce_slot: 0,
+        };
+        Some(session.send(port, |out, id| {
+            produce.encode(out, id, Flags::of(header.attributes()), bytes.len());
+            out.extend_from_slice(&bytes);
+        }))
+    }
+
     /// Asks the next question, one at a time.
     fn pump(&mut self, port: &mut Port<'_>) {
         if !self.asked.is_empty()
@@ -116,8 +157,12 @@ impl Creator {
                 Asked::Look(port.prng.below(self.known.len() as u64) as usize)
             }
             (None, _) if port.prng.chance(1, 8) => Asked::List,
-            (None, Brief::None) => Asked::CreateBrief,
-            (None, Brief::Known(_)) if port.prng.chance(1, 2) => Asked::DeleteBrief,
+            (None, Brief::None) => match self.gone {
+                Some(gone) if port.prng.chance(1, 4) => Asked::WriteGone(gone),
+                Some(_) | None => Asked::CreateBrief,
+            },
+            (None, Brief::Known(stream)) if port.prng.chance(1, 2) => Asked::WriteBrief(stream),
+            (None, Brief::Known(stream)) if port.prng.chance(1, 2) => Asked::DeleteBrief(stream),
             (None, Brief::Known(_) | Brief::Gone) => Asked::LookBrief,
             (None, Brief::Unsure) => {
                 // Nobody can say whether it is there: another one is begun.
@@ -127,26 +172,34 @@ impl Creator {
             }
         };
         let path = self.brief_path();
+        let partitions = self.zone.streams[0].partitions;
         let Some(session) = &mut self.session else {
             return;
         };
-        let id = match (&asked, self.brief) {
-            (Asked::Create(stream), _) => {
+        let id = match &asked {
+            Asked::WriteBrief(stream) | Asked::WriteGone(stream) => {
+                match Self::write(*stream, partitions, session, port) {
+                    Some(id) => id,
+                    // The credit comes back.
+                    None => return,
+                }
+            }
+            Asked::Create(stream) => {
                 let create = Self::create(&self.zone.streams[*stream]);
                 session.send(port, |out, id| create.encode(out, id))
             }
-            (Asked::Look(stream), _) => {
+            Asked::Look(stream) => {
                 let look = Self::look(Arc::clone(&self.zone.streams[*stream].path));
                 session.send(port, |out, id| look.encode(out, id))
             }
-            (Asked::List, _) => {
+            Asked::List => {
                 let list = StreamList {
                     limit: 100,
                     after: "".into(),
                 };
                 session.send(port, |out, id| list.encode(out, id))
             }
-            (Asked::CreateBrief, _) => {
+            Asked::CreateBrief => {
                 self.brief = Brief::Unsure;
                 let create = StreamCreate {
                     path,
@@ -154,11 +207,12 @@ impl Creator {
                 };
                 session.send(port, |out, id| create.encode(out, id))
             }
-            (Asked::DeleteBrief, Brief::Known(stream)) => {
+            Asked::DeleteBrief(stream) => {
                 self.brief = Brief::Unsure;
-                session.send(port, |out, id| StreamDelete { stream }.encode(out, id))
+                let delete = StreamDelete { stream: *stream };
+                session.send(port, |out, id| delete.encode(out, id))
             }
-            (Asked::DeleteBrief | Asked::LookBrief, _) => {
+            Asked::LookBrief => {
                 let look = Self::look(path);
                 session.send(port, |out, id| look.encode(out, id))
             }
@@ -181,12 +235,26 @@ impl Creator {
                 ),
             },
             Control::StreamDeleted(deleted) => match self.asked.remove(&deleted.request.get()) {
-                Some(Asked::DeleteBrief) => self.brief = Brief::Gone,
+                Some(Asked::DeleteBrief(stream)) => {
+                    self.brief = Brief::Gone;
+                    self.gone = Some(stream);
+                }
                 asked => self.complain(
                     port,
                     format!("a stream is deleted that was not asked for: {asked:?}"),
                 ),
             },
+            Control::Produced(produced) => {
+                for ack in produced.acks() {
+                    match self.asked.remove(&ack.request.get()) {
+                        Some(Asked::WriteGone(stream)) if ack.code.is_none() => {
+                            self.complain(port, format!("{stream:?} is gone and takes a batch"));
+                        }
+                        Some(Asked::WriteBrief(_) | Asked::WriteGone(_)) => {}
+                        asked => self.complain(port, format!("{ack:?} acknowledges {asked:?}")),
+                    }
+                }
+            }
             Control::Metadata(metadata) => {
                 let asked = self.asked.remove(&metadata.request.get());
                 match (asked, metadata.stream) {

@@ -72,6 +72,11 @@ pub trait Program {
         now: Now,
         seed: u64,
     ) -> Result<Vec<Box<dyn Machine>>, BootError>;
+
+    /// Partitions that the running machines hold and whose stream the catalogue does not know: not even as deleted.
+    fn strangers(&self) -> u64 {
+        0
+    }
 }
 
 /// What happens to a client.

@@ -125,6 +125,8 @@ struct Node {
     doom: Option<(u32, Death)>,
     /// An operation failed under it, so that it may say `Fatal`.
     has_cause: bool,
+    /// Tombstones in the snapshot that its control published last.
+    tombstones: usize,
 }
 
 /// A client, its own numbers and its alarm. Taken out while it acts.
@@ -231,6 +233,7 @@ impl World {
             incarnation: 0,
             doom: None,
             has_cause: false,
+            tombstones: 0,
         });
         self.push(0, Happening::Start(index));
         index
@@ -311,17 +314,17 @@ impl World {
         self.nodes[usize::from(node)].incarnation
     }
 
-    /// Whether a client has not reached its goal.
+    /// Whether a client has not reached its goal, or a node not dropped what was deleted.
     #[must_use]
     pub fn somebody_waits(&self) -> bool {
         let mut actors = self
             .actors
             .iter()
             .filter_map(|client| client.actor.as_ref());
-        actors.any(|actor| actor.waits())
+        actors.any(|actor| actor.waits()) || self.nodes.iter().any(|node| node.tombstones > 0)
     }
 
-    /// What the clients wait for; empty when all have reached their goals.
+    /// What the clients and the nodes wait for; empty when all have reached their goals.
     #[must_use]
     pub fn waiting(&self) -> Vec<String> {
         let actors = self.actors.iter().enumerate();
@@ -329,7 +332,22 @@ impl World {
             let actor = client.actor.as_ref().filter(|actor| actor.waits())?;
             Some(format!("actor{index}: {}", actor.waits_for()))
         });
-        waiting.collect()
+        let nodes = self.nodes.iter().enumerate();
+        let nodes = nodes.filter(|(_, node)| node.tombstones > 0);
+        let tombstones = nodes.map(|(index, node)| {
+            format!("node{index}: {} tombstones to be cleared", node.tombstones)
+        });
+        waiting.chain(tombstones).collect()
+    }
+
+    /// Asks every node that runs what it holds of streams that its catalogue does not know.
+    pub fn look_for_strangers(&mut self) {
+        for node in self.nodes() {
+            if self.nodes[usize::from(node)].up {
+                let partitions = self.nodes[usize::from(node)].program.strangers();
+                self.observe(&Observation::Strangers { node, partitions });
+            }
+        }
     }
 
     /// Lets things happen until `until_ns`, until `done` says so, or until a property is broken. Whether `done` said so.

@@ -237,6 +237,7 @@ impl Line {
             }
             Message::Snapshot(snapshot) => self.word("snapshot", snapshot.version.get()),
             Message::Applied(version) => self.word("applied", version.get()),
+            Message::Dropped(version) => self.word("dropped", version.get()),
             // Rare and small: their debug form holds everything.
             Message::Change { .. } | Message::Changed { .. } => self.text(&format!("{message:?}")),
         }

@@ -1,7 +1,7 @@
 //! A machine's turn, as its driver runs it, and what becomes of its effects: operations of its disk, of the network, the
 //! mesh and the clock. A node may die between any two of them.
 
-use tiderace_base::mesh::Peer;
+use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, OpId};
 
 use super::{Death, Happening, World};
@@ -140,6 +140,9 @@ impl World {
                 self.carry_out();
             }
             Effect::Post { to, message } => {
+                if let Message::Snapshot(snapshot) = &message {
+                    self.node(id.node).tombstones = snapshot.tombstones.size();
+                }
                 let to = self.peer(id.node, to);
                 let (first, notice) = self.mesh.post(id, to, message);
                 if first {

@@ -66,6 +66,7 @@ impl World {
         if !self.nodes[usize::from(node)].up {
             return;
         }
+        self.look_for_strangers();
         self.trace.note("died", death as u64);
         let now_ns = self.now_ns;
         self.network.node_died(
