@@ -38,6 +38,83 @@ impl Crc32c {
     }
 }
 
+/// CRC32C of what `crc` is the checksum of, and `bytes` behind it.
+#[must_use]
+pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
+    let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(!crc));
+    digest.update(bytes);
+    digest.finalize() as u32
+}
+
+/// The polynomial, with its bits reversed.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
+/// The product of two polynomials of reversed bits, modulo [`POLYNOMIAL`].
+const fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut bit = 1 << 31;
+    while bit != 0 {
+        if a & bit != 0 {
+            product ^= b;
+        }
+        bit >>= 1;
+        b = if b & 1 == 0 {
+            b >> 1
+        } else {
+            (b >> 1) ^ POLYNOMIAL
+        };
+    }
+    product
+}
+
+/// x to the power of 8, 16, 32, ..: what 1, 2, 4, .. zero bytes multiply a checksum by.
+const ZERO_BYTES: [u32; 32] = {
+    let mut powers = [0; 32];
+    // x^8
+    powers[0] = 1 << (31 - 8);
+    let mut n = 1;
+    while n < 32 {
+        powers[n] = multiply(powers[n - 1], powers[n - 1]);
+        n += 1;
+    }
+    powers
+};
+
+/// Joins checksums of neighbours without reading either: appending n bytes multiplies the checksum of what stands before
+/// them by x^(8n), so the operator for one n serves every pair whose second part has n bytes. (M. Adler's method for
+/// zlib's `crc32_combine_gen`.)
+#[derive(Clone, Copy, Debug)]
+pub struct Joiner {
+    bytes: u32,
+    operator: u32,
+}
+
+impl Joiner {
+    /// For second parts of `bytes` bytes.
+    #[must_use]
+    pub fn new(bytes: u32) -> Self {
+        let mut operator = 1 << 31;
+        for (n, power) in ZERO_BYTES.iter().enumerate() {
+            if bytes & (1 << n) != 0 {
+                operator = multiply(*power, operator);
+            }
+        }
+        Self { bytes, operator }
+    }
+
+    /// How many bytes the second part has.
+    #[must_use]
+    pub const fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// The checksum of a first part with `first` and the second part with `second`.
+    #[must_use]
+    pub const fn join(&self, first: u32, second: u32) -> u32 {
+        multiply(self.operator, first) ^ second
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +126,18 @@ mod tests {
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(crc32c(b""), 0);
+    }
+
+    #[test]
+    fn joined_checksums_equal_the_whole() {
+        let bytes: Vec<u8> = (0..70_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+        for cut in [0, 1, 7, 128, 4095, 4096, 65_535, 65_536, 69_999, 70_000] {
+            let (first, second) = bytes.split_at(cut);
+            let joiner = Joiner::new(second.len() as u32);
+            let joined = joiner.join(crc32c(first), crc32c(second));
+            assert_eq!(joined, crc32c(&bytes), "{cut}");
+            assert_eq!(crc32c_append(crc32c(first), second), crc32c(&bytes));
+        }
     }
 
     #[test]

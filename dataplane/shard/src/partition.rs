@@ -6,12 +6,12 @@ use crate::producer::{PRODUCERS_PER_CELL, Producer, Producers, Remembered};
 use crate::retention::{Mark, Marks};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tiderace_base::catalogue::Stream;
+use tiderace_base::catalogue::{SlotPlace, Stream};
 use tiderace_base::ids::{
     ConnectionId, PartitionIndex, PartitionKey, ProducerId, SlotId, StreamId, SubscriptionId,
 };
 use tiderace_base::limits::{BATCH_HEADER_BYTES, PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
-use tiderace_base::position::{Epoch, Lsn, Offset, ProducerEpoch, ProducerSeq};
+use tiderace_base::position::{CatalogueVersion, Epoch, Lsn, Offset, ProducerEpoch, ProducerSeq};
 use tiderace_replica::EpochMap;
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::frame::GapReason;
@@ -62,6 +62,8 @@ pub struct Partition {
     pub key: PartitionKey,
     /// Its stream; `None` until a catalogue that knows it arrives. Data of an unknown stream is kept.
     pub stream: Option<Arc<Stream>>,
+    /// Where its slot is led, by the catalogue of this version.
+    pub place: Option<(CatalogueVersion, SlotPlace)>,
     /// What survives a restart.
     pub durable: Durable,
     /// Below it, everything is durable at the stream's level.
@@ -91,6 +93,7 @@ impl Partition {
         Self {
             key,
             stream: None,
+            place: None,
             visible: durable.end,
             durable,
             dirty: false,

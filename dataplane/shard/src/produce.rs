@@ -143,6 +143,7 @@ impl Shard {
             append_time_us,
         });
         head.copy_from_slice(placed_header.bytes());
+        draft.checked(header.body_len(), header.body_crc());
         let placed = draft.commit(EntryMeta {
             key: Some(partition.key),
             slot: place.slot,
@@ -240,11 +241,20 @@ impl Shard {
         let Some(catalogue) = &self.catalogue else {
             return Err(Rejected::Busy);
         };
-        let Some(stream) = catalogue.streams.get(&key.stream) else {
-            return Err(Rejected::code(ErrorCode::UnknownStream));
-        };
-        let Some((slot, place)) = catalogue.place(key) else {
-            return Err(Rejected::code(ErrorCode::UnknownPartition));
+        let held = self.partitions.find(key);
+        let known = held.and_then(|index| {
+            let partition = self.partitions.get(index)?;
+            let (version, place) = partition.place?;
+            (version == catalogue.version).then_some((partition.durable.slot, place))
+        });
+        let (slot, place) = match known {
+            Some(known) => known,
+            None if !catalogue.streams.contains_key(&key.stream) => {
+                return Err(Rejected::code(ErrorCode::UnknownStream));
+            }
+            None => catalogue
+                .place(key)
+                .ok_or(Rejected::code(ErrorCode::UnknownPartition))?,
         };
         if place.leader != catalogue.node || place.shard != self.config.id {
             return Err(Rejected::Elsewhere(place));
@@ -256,17 +266,24 @@ impl Shard {
                 detail: u64::from(place.epoch.get()),
             });
         }
-        if let Some(index) = self.partitions.find(key) {
-            return Ok((index, Placed { slot }));
+        let index = match held {
+            Some(index) => index,
+            None => {
+                let mut partition = Partition::new(key);
+                partition.durable.slot = slot;
+                partition.stream = catalogue.streams.get(&key.stream).cloned();
+                let retention = partition.stream.as_ref().map(|stream| stream.retention);
+                if retention != Some(Retention::default()) {
+                    self.retained.insert(key);
+                }
+                self.partitions.insert(partition)
+            }
+        };
+        if known.is_none() {
+            let version = catalogue.version;
+            self.partitions.at(index).place = Some((version, place));
+            self.metrics.partitions.set(self.partitions.len() as u64);
         }
-        let mut partition = Partition::new(key);
-        partition.durable.slot = slot;
-        partition.stream = Some(std::sync::Arc::clone(stream));
-        if stream.retention != Retention::default() {
-            self.retained.insert(key);
-        }
-        let index = self.partitions.insert(partition);
-        self.metrics.partitions.set(self.partitions.len() as u64);
         Ok((index, Placed { slot }))
     }
 

@@ -2,7 +2,7 @@
 //! directory of a torn chunk can still be believed. Where it lies, in which life of which journal, and what came before it
 //! are all part of what is checked: bytes of another place, life or journal never parse.
 
-use tiderace_base::checksum::{Crc32c, crc32c};
+use tiderace_base::checksum::{Crc32c, crc32c, crc32c_append};
 use tiderace_base::ids::{BootId, JournalId, PartitionKey, SlotId};
 use tiderace_base::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use tiderace_base::position::{Epoch, Lsn, Offset, SlotSeq};
@@ -125,6 +125,23 @@ pub(crate) struct ChunkHeader {
     rest_crc: u32,
 }
 
+/// How far the checksum of the blocks behind the first is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Known {
+    /// Of the bytes from the second block up to here.
+    pub(crate) to: usize,
+    pub(crate) crc: u32,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            to: BLOCK_BYTES,
+            crc: 0,
+        }
+    }
+}
+
 /// What the writer says about a chunk when it is full.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seal {
@@ -135,6 +152,7 @@ pub(crate) struct Seal {
     pub(crate) entry_bytes: usize,
     pub(crate) entry_count: u32,
     pub(crate) prev_crc: u32,
+    pub(crate) known: Known,
     pub(crate) closing: bool,
     pub(crate) wall: Wall,
     pub(crate) boot: BootId,
@@ -208,7 +226,7 @@ pub(crate) fn seal(
         wall_us: seal.wall.as_us().into(),
         boot_id: seal.boot.get().into(),
         reserved: [0; 40],
-        rest_crc: crc32c(rest).into(),
+        rest_crc: crc32c_append(seal.known.crc, &rest[seal.known.to - BLOCK_BYTES..]).into(),
         first_crc: 0.into(),
     };
     first[..HEADER_BYTES].copy_from_slice(raw.as_bytes());
@@ -308,6 +326,7 @@ mod tests {
             entry_bytes: 4000,
             entry_count: 1,
             prev_crc: 5,
+            known: Known::default(),
             closing: false,
             wall: Wall::from_us(1),
             boot: BootId::new(1),
@@ -377,6 +396,7 @@ mod tests {
             entry_bytes: 0,
             entry_count: 0,
             prev_crc: 0,
+            known: Known::default(),
             closing: true,
             wall: Wall::from_us(1),
             boot: BootId::new(1),

@@ -44,6 +44,8 @@ pub struct Draft<'a> {
     /// Where the entry starts in the open chunk.
     start: usize,
     bytes_max: usize,
+    /// What is known of the checksum of its last bytes.
+    checksum: Option<(usize, u32)>,
     committed: bool,
 }
 
@@ -59,6 +61,7 @@ impl Draft<'_> {
             "a draft holds what it was asked for"
         );
         open.extend_from_slice(piece);
+        self.checksum = None;
     }
 
     /// What was copied so far.
@@ -70,6 +73,16 @@ impl Draft<'_> {
     /// What was copied so far, to be placed.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.journal.regions.open()[self.start..]
+    }
+
+    /// The last `bytes` bytes of what was copied so far have this CRC32C: it was just checked. They are not read again for
+    /// the chunk's checksum.
+    ///
+    /// # Panics
+    /// When fewer were copied.
+    pub fn checked(&mut self, bytes: usize, crc: u32) {
+        assert!(bytes <= self.bytes().len(), "what is checked was copied");
+        self.checksum = Some((bytes, crc));
     }
 
     /// Appends the entry: it will be durable, in its place, before anything that follows it.
@@ -99,6 +112,10 @@ impl Draft<'_> {
                 .expect("a committed entry follows the one before it and has records");
         }
         journal.open.note(&meta);
+        if let Some((bytes, crc)) = self.checksum {
+            let chunk = journal.regions.filled();
+            journal.open.note_checksum(chunk, bytes, crc);
+        }
         journal.stats.entries += 1;
         journal.stats.entry_bytes += bytes as u64;
         Placed {
@@ -145,6 +162,7 @@ impl Journal {
         Ok(Draft {
             start: self.regions.filled().len(),
             bytes_max: bytes,
+            checksum: None,
             committed: false,
             journal: self,
         })
@@ -194,6 +212,7 @@ impl Journal {
             entry_bytes: filled - self.open.entries_at,
             entry_count: self.open.entry_count,
             prev_crc: self.active.last_crc,
+            known: self.open.known,
             closing,
             wall: self.now.wall,
             boot: self.settings.boot,

@@ -3,16 +3,21 @@
 
 use crate::entry::EntryMeta;
 use crate::format::chunk::{
-    HEADER_BYTES, PARTITION_ROW_BYTES, PartitionRow, SLOT_ROW_BYTES, SlotRow,
+    HEADER_BYTES, Known, PARTITION_ROW_BYTES, PartitionRow, SLOT_ROW_BYTES, SlotRow,
 };
+use tiderace_base::checksum::{Joiner, crc32c_append};
 use tiderace_base::collections::Map;
 use tiderace_base::ids::{PartitionKey, SlotId};
+use tiderace_base::limits::KIB;
 use tiderace_base::position::{Lsn, SlotSeq};
 
 /// Room for the directory when little is appended: entries start at 512.
 const DIRECTORY_BYTES_MIN: usize = 384;
 /// Room for the directory at most: the first block keeps a KiB for entries.
 const DIRECTORY_BYTES_MAX: usize = 2944;
+
+/// A checksum of fewer bytes is computed again rather than joined.
+const JOINED_BYTES_MIN: usize = 8 * KIB;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -23,6 +28,9 @@ pub(crate) struct OpenChunk {
     /// The most that the chunk may hold, header included.
     pub(crate) capacity: usize,
     pub(crate) entry_count: u32,
+    /// What is known of the checksum of the blocks behind the first.
+    pub(crate) known: Known,
+    joiner: Option<Joiner>,
     pub(crate) slots: Vec<SlotRow>,
     pub(crate) partitions: Vec<PartitionRow>,
     slot_places: Map<SlotId, u32>,
@@ -46,6 +54,7 @@ impl OpenChunk {
         self.entries_at = entries_at;
         self.capacity = capacity;
         self.entry_count = 0;
+        self.known = Known::default();
         self.slots.clear();
         self.partitions.clear();
         self.slot_places.clear();
@@ -84,6 +93,24 @@ impl OpenChunk {
         }
     }
 
+    /// `chunk` is what the chunk holds so far. Its last `bytes` bytes have this checksum, which their entry carries and
+    /// which was just checked: they need not be read again.
+    pub(crate) fn note_checksum(&mut self, chunk: &[u8], bytes: usize, crc: u32) {
+        let at = chunk.len() - bytes;
+        if bytes < JOINED_BYTES_MIN || at < self.known.to {
+            return;
+        }
+        let joiner = match self.joiner {
+            Some(joiner) if joiner.bytes() as usize == bytes => joiner,
+            Some(_) | None => *self.joiner.insert(Joiner::new(bytes as u32)),
+        };
+        let before = crc32c_append(self.known.crc, &chunk[self.known.to..at]);
+        self.known = Known {
+            to: chunk.len(),
+            crc: joiner.join(before, crc),
+        };
+    }
+
     pub(crate) fn close(&mut self) {
         assert!(self.is_open, "only an open chunk is closed");
         self.is_open = false;
@@ -96,3 +123,59 @@ const _: () = assert!(
     HEADER_BYTES + DIRECTORY_BYTES_MAX + SLOT_ROW_BYTES <= tiderace_base::limits::BLOCK_BYTES,
     "the directory lies in the first block"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::chunk::{Life, Seal, decode_first, seal};
+    use tiderace_base::checksum::crc32c;
+    use tiderace_base::ids::{BootId, JournalId};
+    use tiderace_base::limits::BLOCK_BYTES;
+    use tiderace_base::time::Wall;
+
+    // J-4
+    #[test]
+    fn joined_checksums_are_those_of_the_bytes() {
+        let life = Life {
+            journal: JournalId::new(1),
+            salt: 2,
+        };
+        // Entries as (bytes before the checked part, checked bytes): in the first block, over its end, large and small.
+        let rounds: [&[(usize, usize)]; 5] = [
+            &[(128, 9000)],
+            &[(128, 100), (128, 9000), (128, 9000), (0, 50)],
+            &[(5000, 20_000), (128, 8192), (128, 8191), (4096, 8193)],
+            &[(128, 0), (3000, 0)],
+            &[(4096 - 512, 8192)],
+        ];
+        for entries in rounds {
+            let mut open = OpenChunk::default();
+            open.start(Lsn::ZERO, 512, 1 << 20);
+            let mut chunk = vec![0; 512];
+            for (n, (before, checked)) in entries.iter().enumerate() {
+                let body: Vec<u8> = (0..*checked).map(|at| (at * 7 + n) as u8).collect();
+                chunk.resize(chunk.len() + before, n as u8 + 1);
+                chunk.extend_from_slice(&body);
+                open.note_checksum(&chunk, *checked, crc32c(&body));
+            }
+            let entry_bytes = chunk.len() - 512;
+            chunk.resize(chunk.len().next_multiple_of(BLOCK_BYTES), 0);
+            let seal_of = Seal {
+                life,
+                lsn: Lsn::ZERO,
+                durable_lsn: Lsn::ZERO,
+                entries_at: 512,
+                entry_bytes,
+                entry_count: entries.len() as u32,
+                prev_crc: 0,
+                known: open.known,
+                closing: false,
+                wall: Wall::from_us(1),
+                boot: BootId::new(1),
+            };
+            seal(&mut chunk, &seal_of, &[], &[]);
+            let header = decode_first(&chunk, life).expect("it is whole");
+            assert!(header.rest_matches(&chunk), "{entries:?}");
+        }
+    }
+}
