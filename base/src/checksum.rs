@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn joined_checksums_equal_the_whole() {
-        let bytes: Vec<u8> = (0..70_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..70_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
         for cut in [0, 1, 7, 128, 4095, 4096, 65_535, 65_536, 69_999, 70_000] {
             let (first, second) = bytes.split_at(cut);
             let joiner = Joiner::new(second.len() as u32);
