@@ -83,13 +83,14 @@ fn build() -> PathBuf {
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .args(["build", "--quiet", "--package", "tiderace", "--bin"])
         .args(["tiderace", "--profile", profile]);
-    // The tag stands in the target folder itself; between it and the profile there may be a triple.
-    if above.join("CACHEDIR.TAG").exists() {
-        build.arg("--target-dir").arg(above);
-    } else {
+    // Between the target folder and the profile there is a triple when one was asked for. Nothing that cargo leaves in
+    // the target folder tells the two apart: its tag is missing when somebody else made the folder.
+    if is_triple(name_of(above)) {
         let target = above.parent().expect("a triple lies in a target folder");
         build.arg("--target-dir").arg(target);
         build.args(["--target", name_of(above)]);
+    } else {
+        build.arg("--target-dir").arg(above);
     }
     let built = build.output().expect("cargo can be started");
     assert!(
@@ -100,6 +101,12 @@ fn build() -> PathBuf {
     let program = folder.join("tiderace");
     assert!(program.exists(), "{} was built", program.display());
     program
+}
+
+/// Whether a folder's name is the triple that this test was built for.
+fn is_triple(name: &str) -> bool {
+    let rest = name.strip_prefix(std::env::consts::ARCH);
+    rest.is_some_and(|rest| rest.starts_with('-') && rest.contains(std::env::consts::OS))
 }
 
 fn name_of(folder: &Path) -> &str {
