@@ -37,6 +37,8 @@ pub struct Stats {
     pub reads: u64,
     /// Bytes read for them.
     pub read_bytes: u64,
+    /// Segments whose index was looked into for cold reads.
+    pub segments_searched: u64,
     /// Footers loaded from the disk.
     pub footers_loaded: u64,
     /// Footers rebuilt by scanning their segment.

@@ -2,6 +2,7 @@
 //! what is handed out is verified and of that partition only. Reads nothing that is not durable, and answers only when a
 //! completion arrives: an answer that needs no bytes rides on the read of one block.
 
+mod places;
 mod run;
 mod search;
 
@@ -11,6 +12,7 @@ use crate::journal::Journal;
 use crate::operations::Op;
 use crate::outcome::{Output, ReadBatches, ReadError, ReadId};
 use bytes::Bytes;
+use places::{Place, Places};
 use run::{Outcome, Run};
 use search::Found;
 use tiderace_base::collections::Map;
@@ -19,9 +21,6 @@ use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::Effect;
 use tiderace_base::position::Offset;
-
-/// Partitions whose last read is remembered, so that reading on needs no search.
-const PLACES_MAX: usize = 4096;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -57,20 +56,12 @@ pub(crate) struct Job {
     is_cancelled: bool,
 }
 
-/// Where a partition's reader stopped.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    offset: Offset,
-    seq: u64,
-    at: u64,
-}
-
 /// The reads under way.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     given: u64,
     jobs: Map<ReadId, Job>,
-    places: Map<PartitionKey, Place>,
+    places: Places,
     /// Lives whose files are being read, and by how many.
     using: Map<u64, u32>,
 }
@@ -215,15 +206,8 @@ impl Journal {
                     }
                     Outcome::Batches { batches, next, at } => {
                         self.let_go(run.seq);
-                        if self.reads.places.len() >= PLACES_MAX {
-                            self.reads.places.clear();
-                        }
-                        let place = Place {
-                            offset: next,
-                            seq: run.seq,
-                            at,
-                        };
-                        self.reads.places.insert(job.key, place);
+                        let place = Place { seq: run.seq, at };
+                        self.reads.places.remember(job.key, next, place);
                         self.outputs.push(Output::Read {
                             id,
                             result: Ok(ReadBatches { batches, next }),

@@ -1,5 +1,6 @@
-//! Finds the run of a segment that holds an offset or a time: from where the partition's last read stopped, or from the
-//! newest segment back along the links of the indexes. Stops wherever an index has to be loaded first, and goes on there.
+//! Finds the run of a segment that holds an offset or a time: from where a reader of the partition stopped on into the
+//! segments behind, or from the newest segment back along the links of the indexes. Stops wherever an index has to be
+//! loaded first, and goes on there.
 
 use super::run::Run;
 use super::{Job, Want};
@@ -10,6 +11,10 @@ use crate::outcome::ReadError;
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::position::{Lsn, Offset};
 
+/// Segments looked into behind the one where a reader stopped, before the search begins at the newest. Enough to read a
+/// busy partition from segment to segment without ever searching; a partition that skips more has links that skip too.
+const FORWARD_MAX: u32 = 4;
+
 /// How far a search has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Search {
@@ -19,7 +24,9 @@ pub(crate) struct Search {
     later: Option<(u64, Offset, u64)>,
     /// Below it everything was looked at and does not count.
     skip: Offset,
-    /// The place of the last read was tried.
+    /// Segments looked into from a place on, that of the place included; 0: not begun there.
+    forward: u32,
+    /// The place was tried, or there is none: the search goes back from the newest segment.
     place_tried: bool,
 }
 
@@ -52,6 +59,8 @@ pub(crate) enum Found {
 /// What one segment says.
 enum Step {
     Run(Run),
+    /// It holds nothing of the partition.
+    Absent,
     /// Look further back, along this link (none: the segment before).
     Back(Option<Option<u64>>),
     /// Nothing durable lies there.
@@ -76,7 +85,7 @@ impl Journal {
                 let held = loaded.take().filter(|footer| footer.life().seq == seq);
                 if !is_kept {
                     // Released while its index was loaded: what it held lies below the start now.
-                    Step::Back(None)
+                    Step::Absent
                 } else if let Some(footer) = held {
                     self.look(job, seq, &View::Footer(footer))
                 } else {
@@ -91,31 +100,27 @@ impl Journal {
                     }
                 }
             };
+            self.stats.segments_searched += 1;
+            if !matches!(step, Step::Run(_)) && job.search.forward > 0 {
+                self.look_on(&mut job.search, seq, &step);
+                continue;
+            }
             match step {
                 Step::Run(run) => return Found::Run(Box::new(run)),
                 Step::Behind => return Self::nothing(job, ReadError::AtEnd),
                 Step::Before => {
-                    if let Some((_, first, _)) = job.search.later {
-                        // What lay between two segments was released.
-                        return Self::nothing(job, ReadError::BelowStart(first));
-                    } else if job.search.place_tried || seq == self.active.seq {
-                        return Self::nothing(job, ReadError::AtEnd);
-                    } else {
-                        job.search = Search {
-                            place_tried: true,
-                            skip: job.search.skip,
-                            ..Search::default()
-                        };
-                    }
+                    // What lay between two segments was released.
+                    let later = job.search.later;
+                    let error = later.map_or(ReadError::AtEnd, |(_, first, _)| {
+                        ReadError::BelowStart(first)
+                    });
+                    return Self::nothing(job, error);
                 }
-                Step::Back(link) => {
-                    let next = if seq == self.active.seq {
-                        self.newest.get(&job.key).copied()
-                    } else {
-                        match link {
-                            Some(link) => link,
-                            None => seq.checked_sub(1),
-                        }
+                Step::Absent | Step::Back(_) => {
+                    let next = match step {
+                        _ if seq == self.active.seq => self.newest.get(&job.key).copied(),
+                        Step::Back(Some(link)) => link,
+                        _ => seq.checked_sub(1),
                     };
                     let next = next.and_then(|next| self.segments.range(..=next).next_back());
                     match (next, job.search.later) {
@@ -133,14 +138,33 @@ impl Journal {
     /// Where to look first.
     fn first_look(&self, job: &mut Job) -> u64 {
         if let (Want::Batches { from, .. }, false) = (job.want, job.search.place_tried)
-            && let Some(place) = self.reads.places.get(&job.key)
-            && place.offset == from
+            && let Some(place) = self.reads.places.get(job.key, from)
             && (place.seq == self.active.seq || self.segments.contains_key(&place.seq))
         {
+            job.search.forward = 1;
             return place.seq;
         }
         job.search.place_tried = true;
         self.active.seq
+    }
+
+    /// The segment of a place, or one behind it, does not hold what is sought: the next one may, as long as each ends
+    /// before it or holds nothing of the partition. Whatever else is met is left to a search from the newest segment.
+    fn look_on(&self, search: &mut Search, seq: u64, step: &Step) {
+        let may_follow = matches!(step, Step::Before | Step::Absent)
+            && search.forward <= FORWARD_MAX
+            && seq != self.active.seq;
+        if may_follow {
+            let next = self.segments.range(seq + 1..).next();
+            search.at = Some(next.map_or(self.active.seq, |(next, _)| *next));
+            search.forward += 1;
+        } else {
+            *search = Search {
+                place_tried: true,
+                skip: search.skip,
+                ..Search::default()
+            };
+        }
     }
 
     fn nothing(job: &Job, error: ReadError) -> Found {
@@ -156,14 +180,14 @@ impl Journal {
         } else {
             match self.segments.get(&seq) {
                 Some(sealed) => (sealed.row.file, sealed.row.start),
-                None => return Step::Back(None),
+                None => return Step::Absent,
             }
         };
         let durable = self.inflight.durable();
         let is_durable = |at: u32| lsn_of(start, at) < durable;
         let link = view.has_links().then(|| view.previous_seq(job.key));
         let Some(partition) = view.partition(job.key) else {
-            return Step::Back(None);
+            return Step::Absent;
         };
         let first = view.locate(job.key, partition.first_offset);
         if !first.is_some_and(|first| is_durable(first.position.at)) {
@@ -182,11 +206,8 @@ impl Journal {
                 if !is_durable(located.position.at) {
                     return Step::Behind;
                 }
-                let place = self
-                    .reads
-                    .places
-                    .get(&job.key)
-                    .filter(|place| place.seq == seq && place.offset == from);
+                let place = self.reads.places.get(job.key, from);
+                let place = place.filter(|place| place.seq == seq);
                 let mut run = Run::new(seq, file, from, bytes_max);
                 run.push(&located, place.map(|place| place.at));
                 while run.takes_more(self.settings.read_bytes_max)

@@ -164,13 +164,17 @@ fn slices_hold_their_buffers_and_the_journal_says_so() {
 }
 
 fn cold(seed: u64) -> World {
+    cold_with(seed, 300)
+}
+
+fn cold_with(seed: u64, entries: u32) -> World {
     let mut world = World::new(seed);
     world.settings = Settings {
         checkpoint_every_bytes: u64::MAX,
         ..small(seed)
     };
     world.open();
-    for _ in 0..300 {
+    for _ in 0..entries {
         if world.append(700).is_err() {
             world.settle();
         }
@@ -216,6 +220,32 @@ fn cold_reads_agree_with_what_was_appended_by_offset_and_by_time() {
     world.crash();
     world.open();
     read_everything(&mut world);
+}
+
+#[test]
+fn readers_that_go_on_look_into_one_segment_after_the_other() {
+    let mut world = cold_with(8, 1200);
+    let segments = world.journal().stats().segments;
+    assert!(segments > 10, "otherwise this shows little: {segments}");
+    let end = world.durable_end(0);
+    // Two of the same partition, one far behind the other.
+    let mut readers = [0, end / 2];
+    let mut steps = 0;
+    let before = world.journal().stats().segments_searched;
+    while readers.iter().any(|from| *from < end) {
+        for from in readers.iter_mut().filter(|from| **from < end) {
+            world.ask(0, *from, 1);
+            world.settle();
+            *from = world.last_read_next;
+            steps += 1;
+        }
+    }
+    let searched = world.journal().stats().segments_searched - before;
+    let first_searches = 2 * segments;
+    assert!(
+        searched <= steps + 2 * segments + first_searches,
+        "{searched} indexes for {steps} reads of {segments} segments"
+    );
 }
 
 #[test]

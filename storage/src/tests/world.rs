@@ -160,6 +160,8 @@ pub(super) struct World {
     pub(super) fatal: Option<Fatal>,
     pub(super) checkpoints: u64,
     pub(super) reads_answered: u64,
+    /// Where the last read that found something ended.
+    pub(super) last_read_next: u64,
     pub(super) recycled: u64,
     pub(super) read_only: bool,
     reclaim_wanted: bool,
@@ -216,6 +218,7 @@ impl World {
             fatal: None,
             checkpoints: 0,
             reads_answered: 0,
+            last_read_next: 0,
             recycled: 0,
             read_only: false,
             reclaim_wanted: false,
@@ -676,6 +679,7 @@ impl World {
             .map_or(0, |start| start.get());
         match result {
             Ok(found) => {
+                self.last_read_next = found.next.get();
                 let mut next = None;
                 for bytes in &found.batches {
                     let header = BatchHeader::parse(bytes).expect("a whole batch");
