@@ -139,6 +139,7 @@ pub fn boot<D: Disk>(
         usize::from(config.shards),
         "one disk per shard"
     );
+    let memory = config.shard_memory();
     let mut seeds = Prng::new(seed);
     let mut shards = Vec::with_capacity(shard_disks.len());
     for (index, disk) in shard_disks.iter_mut().enumerate() {
@@ -149,6 +150,8 @@ pub fn boot<D: Disk>(
             boot,
             shards: config.shards,
             read_bytes_max: settings.read_bytes_max,
+            reads_max: memory.reads_max,
+            subscriptions_max: memory.subscriptions_max,
             send_bytes_max: SEND_BYTES_MAX,
         };
         let shard = Shard::open(disk, shard_config, settings, now)

@@ -165,8 +165,11 @@ impl NodeConfig {
     }
 }
 
+/// Memory of a shard for each subscription that it takes: what one needs itself is less than a tenth of it.
+const BYTES_PER_SUBSCRIPTION: usize = 4096;
+
 /// How one shard divides its memory: half for write buffers (with what of them is kept for tail reads), a quarter for
-/// received bytes, an eighth for footers and cold reads, and the rest for sessions and state.
+/// received bytes, an eighth for cold reads, a sixteenth for footers, and the rest for sessions and state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardMemory {
     /// Write buffers.
@@ -185,6 +188,10 @@ pub struct ShardMemory {
     pub footer_cache_bytes: usize,
     /// Bytes of one cold read.
     pub read_bytes_max: usize,
+    /// Cold reads under way at once.
+    pub reads_max: usize,
+    /// Subscriptions.
+    pub subscriptions_max: usize,
 }
 
 impl ShardMemory {
@@ -199,6 +206,8 @@ impl ShardMemory {
                 receive_buffer_bytes: 16 * 1024,
                 footer_cache_bytes: 64 * 1024,
                 read_bytes_max: 64 * 1024,
+                reads_max: 4,
+                subscriptions_max: 4096,
             };
         }
         let region_bytes = 2 * CHUNK_BYTES_MAX;
@@ -220,7 +229,9 @@ impl ShardMemory {
             receive_buffers,
             receive_buffer_bytes,
             footer_cache_bytes: bytes / 16,
-            read_bytes_max: 2 * MIB,
+            read_bytes_max: MIB,
+            reads_max: (bytes / 8 / MIB).clamp(2, 64),
+            subscriptions_max: bytes / BYTES_PER_SUBSCRIPTION,
         }
     }
 }
@@ -305,7 +316,7 @@ mod tests {
             let buffers = memory.regions_max * memory.region_bytes
                 + memory.receive_buffers * memory.receive_buffer_bytes
                 + memory.footer_cache_bytes
-                + memory.read_bytes_max;
+                + memory.reads_max * memory.read_bytes_max;
             assert!(buffers <= bytes, "{mib} MiB: {memory:?} takes {buffers}");
             assert!(memory.tail_bytes_max > 0 && memory.receive_buffers.is_power_of_two());
         }

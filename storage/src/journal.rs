@@ -227,6 +227,12 @@ impl Journal {
         id
     }
 
+    /// Reads whose bytes are not back yet, cancelled ones included: each may take memory.
+    #[must_use]
+    pub fn reads_under_way(&self) -> usize {
+        self.reads.under_way()
+    }
+
     /// The answer is no longer wanted and will not come.
     pub fn cancel_read(&mut self, id: ReadId) {
         self.forget_read(id);

@@ -87,7 +87,7 @@ codes! {
     OffsetBeyondEnd = 41, Never, stays, "The offset does not exist yet: detail_a is the end.";
     SubscriptionExists = 42, Never, stays, "The connection has a subscription of this number: choose another.";
     UnknownSubscription = 43, Never, stays, "The connection has no subscription of this number.";
-    TooManySubscriptions = 44, Never, stays, "The connection has as many subscriptions as it may.";
+    TooManySubscriptions = 44, Never, stays, "The connection, or its shard, has as many subscriptions as it may.";
     Damaged = 45, Later, stays, "Records cannot be read here: detail_a to detail_b are the offsets; another replica may have them.";
     Draining = 46, Reconnect, stays, "The node is going away: connect to another.";
     DurabilityUnavailable = 47, Later, stays, "Too few replicas are reachable for the stream's durability.";

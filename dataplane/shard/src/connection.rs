@@ -11,6 +11,7 @@ use tiderace_base::limits::{ACKS_PER_FRAME_MAX, REPLY_BYTES_MAX};
 use tiderace_base::operation::OpId;
 use tiderace_base::time::Mono;
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
+use tiderace_wire::credit::Amount;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, Credit, Deliver, Error, Produce, Produced};
 use tiderace_wire::link::Flags;
@@ -79,6 +80,8 @@ pub(crate) struct Connection {
     pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     /// Subscriptions that may have something to send, each once.
     pub(crate) runnable: VecDeque<SubscriptionId>,
+    /// What the first of them needs of the link's credit before any of them goes on. None: there was enough.
+    pub(crate) link_needs: Option<Amount>,
     pub(crate) closing: Closing,
     /// Whether it stands among those that wait for room.
     pub(crate) waiting: bool,
@@ -101,6 +104,7 @@ impl Connection {
             sending: None,
             subscriptions: BTreeMap::new(),
             runnable: VecDeque::new(),
+            link_needs: None,
             closing: Closing::No,
             waiting: false,
             leaving: false,
@@ -164,6 +168,12 @@ impl Connection {
         }
     }
 
+    /// Takes a subscription out. If it was the one that needed more of the link's credit, the others need not wait for it.
+    pub(crate) fn remove_subscription(&mut self, id: SubscriptionId) -> Option<Subscription> {
+        self.link_needs = None;
+        self.subscriptions.remove(&id)
+    }
+
     /// Tells the client what is wrong with a frame, or with the connection.
     pub(crate) fn push_fault(&mut self, fault: &Fault) {
         self.push_frame(|id, out| fault.encode(out, id));
@@ -204,7 +214,9 @@ impl Connection {
 
     /// Whether anything waits to be sent that is encoded or acknowledged.
     pub(crate) fn has_output(&self) -> bool {
-        !self.out.is_empty() || !self.acks.is_empty() || !self.runnable.is_empty()
+        !self.out.is_empty()
+            || !self.acks.is_empty()
+            || (!self.runnable.is_empty() && self.link_needs.is_none())
     }
 
     /// Whether so much waits for this reader that nothing more is taken from it.

@@ -2,7 +2,7 @@
 //! and no clock, and starts nothing: events come in, effects go out.
 //!
 //! Read [`Shard`] first, then an event's way: `sessions` (frames), `produce` (into the journal), `undurable` (until it is
-//! durable), `subscription` (out again); beside it `requests`, `maintenance`, `tombstones`, `retention` and `replay`.
+//! durable), `subscription` (out again); beside it `requests`, `reads`, `maintenance`, `tombstones`, `retention` and `replay`.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod partition;
 mod partitions;
 mod produce;
 mod producer;
+mod reads;
 mod replay;
 mod requests;
 mod retention;

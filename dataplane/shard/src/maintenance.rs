@@ -6,6 +6,7 @@ use crate::partitions::Index;
 use crate::replay::{CELL_PARTITION, CELL_PRODUCERS, CELL_SLOT};
 use crate::retention::Reason;
 use crate::shard::{Phase, Shard};
+use std::ops::Bound;
 use std::sync::Arc;
 use tiderace_base::catalogue::{Retention, Snapshot};
 use tiderace_base::ids::{PartitionKey, SlotId};
@@ -39,6 +40,15 @@ pub(crate) struct Capture {
     dropped: std::vec::IntoIter<(PartitionKey, u16)>,
     slots: std::ops::Range<u16>,
     base: bool,
+}
+
+/// A look at retention that takes several turns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RetentionRound {
+    /// The last partition that was looked at.
+    done: PartitionKey,
+    /// Whether another look will be due.
+    again: bool,
 }
 
 impl Shard {
@@ -286,14 +296,30 @@ impl Shard {
         if self.retention_due.is_none_or(|due| due > now.mono) {
             return;
         }
-        if self.reclaim_at.is_some() || !self.serving() {
+        let round = self.retention_round.take();
+        if round.is_none() && (self.reclaim_at.is_some() || !self.serving()) {
             self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
             return;
         }
         self.retention_due = None;
-        self.drop_deleted(now, effects);
-        let retained: Vec<PartitionKey> = self.retained.iter().copied().collect();
-        let mut again = self.retention_due.is_some();
+        let mut again = match round {
+            Some(round) => round.again,
+            None => {
+                self.drop_deleted(now, effects);
+                self.retention_due.is_some()
+            }
+        };
+        let behind = round.map_or(Bound::Unbounded, |round| Bound::Excluded(round.done));
+        let retained: Vec<PartitionKey> = self
+            .retained
+            .range((behind, Bound::Unbounded))
+            .take(PARTITIONS_PER_TURN)
+            .copied()
+            .collect();
+        let more = retained
+            .last()
+            .filter(|_| retained.len() == PARTITIONS_PER_TURN);
+        let mut next = more.map(|done| RetentionRound { done: *done, again });
         let age_now_us = self.age_clock.now_us(now);
         for key in retained {
             let Some(index) = self.partitions.find(key) else {
@@ -338,14 +364,19 @@ impl Shard {
                     self.touch(index);
                     again = true;
                 }
+                // No room: the rest waits for the next time.
                 Err(_) => {
                     again = true;
+                    next = None;
                     break;
                 }
             }
         }
         self.reclaim_when_durable(effects);
-        if again {
+        self.retention_round = next.map(|round| RetentionRound { again, ..round });
+        if self.retention_round.is_some() {
+            self.retention_due = Some(now.mono);
+        } else if again {
             self.want_retention(now);
         }
     }
@@ -392,7 +423,9 @@ impl Shard {
             if let Some((key, groups)) = capture.dropped.next() {
                 self.feed_drop(key, groups, effects);
             } else if let Some(index) = capture.partitions.next() {
-                let Some(partition) = self.partitions.get(index) else {
+                // One that only has subscribers is no state yet.
+                let held = self.partitions.get(index);
+                let Some(partition) = held.filter(|held| !held.durable.is_untouched()) else {
                     continue;
                 };
                 let (key, fed) = (partition.key, partition.producer_cells);

@@ -45,6 +45,8 @@ metrics! {
     Counter errors_total,
     /// Batches delivered to subscribers.
     Counter batches_delivered_total,
+    /// Turns of subscriptions: how often one was looked at for something to send.
+    Counter subscription_turns_total,
     /// Bytes delivered to subscribers.
     Counter bytes_delivered_total,
     /// Connections accepted.

@@ -4,7 +4,7 @@
 
 use crate::producer::{PRODUCERS_PER_CELL, Producer, Producers, Remembered};
 use crate::retention::{Mark, Marks};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiderace_base::catalogue::{SlotPlace, Stream};
 use tiderace_base::ids::{
@@ -77,7 +77,9 @@ pub struct Partition {
     /// How many cells the last checkpoint has for its producers.
     pub producer_cells: u16,
     /// Who subscribes.
-    pub subscribers: Vec<(ConnectionId, SubscriptionId)>,
+    pub subscribers: BTreeSet<(ConnectionId, SubscriptionId)>,
+    /// Who of them has had everything that is visible: the next batch wakes these, and nobody else.
+    pub caught_up: BTreeSet<(ConnectionId, SubscriptionId)>,
 }
 
 impl Partition {
@@ -100,7 +102,8 @@ impl Partition {
             woken: false,
             recent: VecDeque::new(),
             producer_cells: 0,
-            subscribers: Vec::new(),
+            subscribers: BTreeSet::new(),
+            caught_up: BTreeSet::new(),
         }
     }
 
@@ -186,6 +189,12 @@ impl Appended {
 }
 
 impl Durable {
+    /// Whether no entry was ever applied: such a partition is in no journal and in no checkpoint.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.applied == Lsn::ZERO && self.end == Offset::ZERO
+    }
+
     /// Applies a batch: the same when it is appended and when it is replayed.
     ///
     /// # Panics
@@ -494,7 +503,7 @@ mod tests {
         });
         partition
             .subscribers
-            .push((ConnectionId::new(1), SubscriptionId::new(1)));
+            .insert((ConnectionId::new(1), SubscriptionId::new(1)));
         for n in 0..(RECENT_MAX as u64 + 10) {
             partition.remember(Recent {
                 base: Offset::new(n * 3),

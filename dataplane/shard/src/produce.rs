@@ -410,7 +410,7 @@ impl Shard {
             {
                 let partition = self.partitions.at(pending.partition);
                 partition.visible = pending.next;
-                if !partition.subscribers.is_empty() && !partition.woken {
+                if !partition.caught_up.is_empty() && !partition.woken {
                     partition.woken = true;
                     self.woken.push(pending.partition);
                 }

@@ -4,8 +4,10 @@
 
 use crate::connection::Connection;
 use crate::partition::Partition;
+use crate::partitions::Index;
+use crate::reads::{Lookup, ReadFor};
 use crate::shard::Shard;
-use crate::subscription::{ReadFor, Source, Subscription};
+use crate::subscription::{Source, Subscription};
 use std::ops::Bound;
 use std::sync::Arc;
 use tiderace_base::catalogue::{
@@ -328,7 +330,6 @@ impl Shard {
         conn: &mut Connection,
         request: MessageId,
         asked: &OffsetByTime,
-        effects: &mut Effects,
     ) {
         let key = PartitionKey {
             stream: asked.stream,
@@ -337,11 +338,11 @@ impl Shard {
         let Found::Here(_, place) = self.locate(conn, request, key) else {
             return;
         };
-        let read = self.journal.read_time(key, asked.time_us, effects);
-        self.reads.insert(
-            read,
-            ReadFor::OffsetByTime(conn.id, request, key, place.epoch),
-        );
+        self.look_up(Lookup {
+            whom: ReadFor::OffsetByTime(conn.id, request, key, place.epoch),
+            key,
+            time_us: asked.time_us,
+        });
     }
 
     pub(crate) fn subscribe(
@@ -349,7 +350,6 @@ impl Shard {
         conn: &mut Connection,
         request: MessageId,
         asked: &Subscribe,
-        effects: &mut Effects,
     ) {
         let key = PartitionKey {
             stream: asked.stream,
@@ -361,24 +361,16 @@ impl Shard {
         if conn.subscriptions.contains_key(&asked.subscription) {
             return self.refuse(conn, request, ErrorCode::SubscriptionExists, 0, 0);
         }
-        if conn.subscriptions.len() >= SUBSCRIPTIONS_PER_CONNECTION_MAX {
+        if conn.subscriptions.len() >= SUBSCRIPTIONS_PER_CONNECTION_MAX
+            || self.metrics.subscriptions.get() >= self.config.subscriptions_max as u64
+        {
             return self.refuse(conn, request, ErrorCode::TooManySubscriptions, 0, 0);
         }
-        let index = match self.partitions.find(key) {
-            Some(index) => index,
-            None => {
-                let mut partition = Partition::new(key);
-                partition.durable.slot = tiderace_base::hash::slot_of(key, stream.durability);
-                if stream.retention != Retention::default() {
-                    self.retained.insert(key);
-                }
-                partition.stream = Some(stream);
-                let index = self.partitions.insert(partition);
-                self.metrics.partitions.set(self.partitions.len() as u64);
-                index
-            }
-        };
-        let partition = self.partitions.at(index);
+        let held = self.partitions.find(key);
+        let fresh = Partition::new(key);
+        let partition = held
+            .and_then(|index| self.partitions.get(index))
+            .unwrap_or(&fresh);
         let (start, end) = (partition.durable.start, partition.visible);
         let cursor = Offset::new(asked.position);
         let next = match asked.from {
@@ -426,7 +418,9 @@ impl Shard {
                 );
             }
         }
-        partition.subscribers.push((conn.id, asked.subscription));
+        let index = held.unwrap_or_else(|| self.hold(fresh, stream));
+        let partition = self.partitions.at(index);
+        partition.subscribers.insert((conn.id, asked.subscription));
         self.metrics.subscriptions.add(1);
         let granted = Amount {
             bytes: asked.credit_bytes.min(SUBSCRIPTION_WINDOW_BYTES_MAX),
@@ -446,12 +440,13 @@ impl Shard {
             queued: false,
         };
         if asked.from == SubscribeFrom::Time {
-            let read = self.journal.read_time(key, asked.position, effects);
-            self.reads
-                .insert(read, ReadFor::Seek(conn.id, asked.subscription));
-            subscription.source = Source::Seeking(read);
+            subscription.source = Source::Seeking(None);
             conn.subscriptions.insert(asked.subscription, subscription);
-            return;
+            return self.look_up(Lookup {
+                whom: ReadFor::Seek(conn.id, asked.subscription, request),
+                key,
+                time_us: asked.position,
+            });
         }
         conn.subscriptions.insert(asked.subscription, subscription);
         let reply = Subscribed {
@@ -466,13 +461,25 @@ impl Shard {
         conn.queue_subscription(asked.subscription);
     }
 
+    /// Holds a partition that has a subscriber before its first entry.
+    fn hold(&mut self, mut partition: Partition, stream: Arc<Stream>) -> Index {
+        partition.durable.slot = tiderace_base::hash::slot_of(partition.key, stream.durability);
+        if stream.retention != Retention::default() {
+            self.retained.insert(partition.key);
+        }
+        partition.stream = Some(stream);
+        let index = self.partitions.insert(partition);
+        self.metrics.partitions.set(self.partitions.len() as u64);
+        index
+    }
+
     pub(crate) fn unsubscribe(
         &mut self,
         conn: &mut Connection,
         request: MessageId,
         asked: &Unsubscribe,
     ) {
-        match conn.subscriptions.remove(&asked.subscription) {
+        match conn.remove_subscription(asked.subscription) {
             Some(subscription) => {
                 if matches!(subscription.source, Source::Seeking(_)) {
                     conn.end_subscription(&subscription, ErrorCode::UnknownSubscription);
@@ -494,7 +501,7 @@ impl Shard {
         read: ReadId,
         result: Result<Option<(Offset, u64)>, ReadError>,
     ) {
-        match self.reads.remove(&read) {
+        match self.reads.end(read) {
             Some(ReadFor::OffsetByTime(id, request, key, epoch)) => {
                 let end = self
                     .partitions
@@ -524,7 +531,7 @@ impl Shard {
                 }
                 self.connections.ready(id);
             }
-            Some(ReadFor::Seek(id, name)) => {
+            Some(ReadFor::Seek(id, name, _)) => {
                 let Some(conn) = self.connections.get(id) else {
                     return;
                 };
@@ -558,7 +565,7 @@ impl Shard {
                         conn.push_reply(|id, out| {
                             Error::about(request, ErrorCode::Damaged).encode(out, id);
                         });
-                        if let Some(subscription) = conn.subscriptions.remove(&name) {
+                        if let Some(subscription) = conn.remove_subscription(name) {
                             self.release(id, &subscription);
                         }
                     }

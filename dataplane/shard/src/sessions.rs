@@ -191,6 +191,7 @@ impl Shard {
             self.release(connection.id, &subscription);
         }
         connection.runnable.clear();
+        connection.link_needs = None;
     }
 
     /// One produce frame: appended here, forwarded to its shard, refused, or blocked.
@@ -321,9 +322,9 @@ impl Shard {
             Request::StreamDelete(asked) => self.delete(connection, id, asked, effects),
             Request::Produce(_) => unreachable!("a produce has a way of its own"),
             Request::ProduceResume(asked) => self.resume(connection, id, &asked),
-            Request::Subscribe(asked) => self.subscribe(connection, id, &asked, effects),
+            Request::Subscribe(asked) => self.subscribe(connection, id, &asked),
             Request::Unsubscribe(asked) => self.unsubscribe(connection, id, &asked),
-            Request::OffsetByTime(asked) => self.offset_by_time(connection, id, &asked, effects),
+            Request::OffsetByTime(asked) => self.offset_by_time(connection, id, &asked),
         }
     }
 
@@ -334,21 +335,22 @@ impl Shard {
             batches: credit.batches_total,
         };
         match credit.scope {
-            // The session took it; whoever waited for it goes on.
+            // The session took it. Whoever waits for it stands in the queue and goes on once it suffices for the first.
             CreditScope::Link => {
-                let waiting: Vec<_> = connection.subscriptions.keys().copied().collect();
-                for id in waiting {
-                    connection.queue_subscription(id);
+                if let Some(needed) = connection.link_needs
+                    && connection.session.may_deliver(needed)
+                {
+                    connection.link_needs = None;
                 }
             }
             CreditScope::Subscription => {
                 let id = tiderace_base::ids::SubscriptionId::new(credit.id);
                 // One that just ended may still be granted: that is no fault of the client.
                 if let Some(subscription) = connection.subscriptions.get_mut(&id) {
-                    subscription
-                        .credit
-                        .granted_to(bounded(total, subscription.credit.spent()));
-                    connection.queue_subscription(id);
+                    let total = bounded(total, subscription.credit.spent());
+                    if subscription.credit.granted_to(total) {
+                        connection.queue_subscription(id);
+                    }
                 }
             }
             CreditScope::ProduceSlot => {}

@@ -6,9 +6,9 @@ use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Index, Partitions};
+use crate::reads::Reads;
 use crate::replay::{HeldSlot, Rebuilt};
 use crate::retention::AgeClock;
-use crate::subscription::ReadFor;
 use crate::tombstones::Tombstones;
 use crate::undurable::Undurable;
 use bytes::Bytes;
@@ -16,12 +16,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiderace_base::catalogue::Snapshot;
 use tiderace_base::disk::Disk;
-use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId, SubscriptionId};
+use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId};
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpId, OpIds};
 use tiderace_base::position::{Epoch, Lsn};
 use tiderace_base::time::{Mono, Now};
-use tiderace_storage::{Journal, OpenError, Output, ReadId, Settings};
+use tiderace_storage::{Journal, OpenError, Output, Settings};
 
 /// What a shard is told.
 #[derive(Clone, Debug)]
@@ -34,6 +34,10 @@ pub struct ShardConfig {
     pub shards: u16,
     /// Bytes of one cold read.
     pub read_bytes_max: usize,
+    /// Cold reads under way at once, wanted or not: at least 2.
+    pub reads_max: usize,
+    /// Subscriptions of all connections together.
+    pub subscriptions_max: usize,
     /// Bytes of one send to a subscriber.
     pub send_bytes_max: usize,
 }
@@ -111,8 +115,7 @@ pub struct Shard {
     pub(crate) partitions: Partitions,
     pub(crate) connections: Connections,
     pub(crate) undurable: Undurable,
-    /// Reads of the journal under way, and for whom.
-    pub(crate) reads: BTreeMap<ReadId, ReadFor>,
+    pub(crate) reads: Reads,
     /// Connections whose next frame waits for room in the journal, in order.
     pub(crate) waiting_for_room: VecDeque<ConnectionId>,
     /// Connections whose next frame waits for room in the mesh.
@@ -126,8 +129,6 @@ pub struct Shard {
     /// Partitions whose stream no catalogue has named yet.
     pub(crate) unbound: Vec<Index>,
     pub(crate) tombstones: Tombstones,
-    /// Subscriptions that wait until fewer reads are under way.
-    pub(crate) waiting_to_read: VecDeque<(ConnectionId, SubscriptionId)>,
     /// Partitions whose subscribers are about to be woken.
     pub(crate) woken: Vec<Index>,
     /// Bytes of what stands in `forwarded`.
@@ -142,6 +143,8 @@ pub struct Shard {
     pub(crate) capture: Option<crate::maintenance::Capture>,
     /// When retention is looked at next.
     pub(crate) retention_due: Option<Mono>,
+    /// The look at retention that goes on in the next turn.
+    pub(crate) retention_round: Option<crate::maintenance::RetentionRound>,
     pub(crate) age_clock: AgeClock,
     /// Segments may be let go once the journal is durable up to here.
     pub(crate) reclaim_at: Option<Lsn>,
@@ -181,7 +184,6 @@ impl Shard {
             .collect();
         let unbound = rebuilt.partitions.iter().map(|(index, _)| index).collect();
         Ok(Self {
-            config,
             metrics,
             phase: Phase::Waiting,
             catalogue: None,
@@ -190,7 +192,8 @@ impl Shard {
             partitions: rebuilt.partitions,
             connections: Connections::default(),
             undurable: Undurable::default(),
-            reads: BTreeMap::new(),
+            reads: Reads::new(config.reads_max),
+            config,
             waiting_for_room: VecDeque::new(),
             waiting_for_mesh: VecDeque::new(),
             forwarded: VecDeque::new(),
@@ -198,7 +201,6 @@ impl Shard {
             sending: VecDeque::new(),
             unbound,
             tombstones: Tombstones::default(),
-            waiting_to_read: VecDeque::new(),
             woken: Vec::new(),
             forwarded_bytes: 0,
             mesh_full: BTreeSet::new(),
@@ -206,6 +208,7 @@ impl Shard {
             dropped: Vec::new(),
             capture: None,
             retention_due: None,
+            retention_round: None,
             age_clock: AgeClock::default(),
             reclaim_at: None,
             retained: BTreeSet::new(),
@@ -392,7 +395,7 @@ impl Machine for Shard {
         self.metrics.turns_total.add(1);
         self.feed_checkpoint(effects);
         self.unpin(effects);
-        self.read_waiting();
+        self.read_waiting(effects);
         // The disk first: it takes longest. Then whoever has something to be told.
         self.journal.flush(now, effects);
         self.send_ready(effects);

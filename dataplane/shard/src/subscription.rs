@@ -5,33 +5,20 @@
 use crate::connection::Connection;
 use crate::partition::Partition;
 use crate::partitions::Index;
+use crate::reads::ReadFor;
 use crate::shard::Shard;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits::DELIVER_BYTES_MAX;
 use tiderace_base::operation::Effects;
-use tiderace_base::position::{Epoch, Lsn, Offset};
+use tiderace_base::position::{Lsn, Offset};
 use tiderace_storage::{ReadBatches, ReadError, ReadId};
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::credit::{Amount, Spender};
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Deliver, Gap};
 use tiderace_wire::session::Server;
-
-/// Reads of the journal under way at once. With the bytes of each it bounds what reading takes of memory.
-const READS_MAX: usize = 16;
-
-/// For whom the journal is being read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ReadFor {
-    /// A subscription that is behind.
-    Subscription(ConnectionId, SubscriptionId),
-    /// A subscription whose start is a time.
-    Seek(ConnectionId, SubscriptionId),
-    /// An offset by time.
-    OffsetByTime(ConnectionId, MessageId, PartitionKey, Epoch),
-}
 
 /// Where a subscription's next batches come from.
 #[derive(Debug)]
@@ -45,16 +32,16 @@ pub(crate) enum Source {
     /// What a read brought. It is sent in the same turn, or dropped and read again: nothing that was read is held for a
     /// reader that does not take it.
     Read(VecDeque<Bytes>),
-    /// The time that it starts at is being looked up.
-    Seeking(ReadId),
+    /// The time that it starts at is being looked up; `None`: that waits until fewer reads are under way.
+    Seeking(Option<ReadId>),
 }
 
 impl Source {
     /// The read under way, if there is one.
     fn read(&self) -> Option<ReadId> {
         match self {
-            Self::Reading(read) | Self::Seeking(read) => Some(*read),
-            Self::Memory | Self::Waiting | Self::Read(_) => None,
+            Self::Reading(read) | Self::Seeking(Some(read)) => Some(*read),
+            Self::Memory | Self::Waiting | Self::Read(_) | Self::Seeking(None) => None,
         }
     }
 }
@@ -82,8 +69,10 @@ pub(crate) struct Subscription {
 enum Progress {
     /// It has, and may.
     More,
-    /// It waits: for data, for credit or for a read.
+    /// It waits: for data, for its credit or for a read.
     Waits,
+    /// The connection's credit does not cover so much: it stays the first, and the others wait behind it.
+    NeedsLink(Amount),
     /// It ended with an error.
     Ended,
 }
@@ -97,12 +86,12 @@ impl Shard {
                 continue;
             };
             partition.woken = false;
-            for (conn, id) in &partition.subscribers {
-                let Some(connection) = self.connections.get(*conn) else {
+            for (conn, id) in core::mem::take(&mut partition.caught_up) {
+                let Some(connection) = self.connections.get(conn) else {
                     continue;
                 };
-                if connection.queue_subscription(*id) {
-                    self.connections.ready(*conn);
+                if connection.queue_subscription(id) {
+                    self.connections.ready(conn);
                 }
             }
         }
@@ -115,24 +104,26 @@ impl Shard {
             let Some(connection) = self.connections.get(*conn) else {
                 continue;
             };
-            if let Some(subscription) = connection.subscriptions.remove(id) {
-                self.metrics.subscriptions.sub(1);
-                connection.end_subscription(&subscription, code);
-                if let Some(read) = subscription.source.read() {
-                    self.reads.remove(&read);
-                    self.journal.cancel_read(read);
-                }
+            let ended = connection.remove_subscription(*id);
+            if let Some(subscription) = &ended {
+                connection.end_subscription(subscription, code);
             }
             self.connections.ready(*conn);
+            if let Some(subscription) = ended {
+                self.metrics.subscriptions.sub(1);
+                if let Some(read) = subscription.source.read() {
+                    self.forget_read(read);
+                }
+            }
         }
     }
 
-    /// Lets go of a subscription's reads and of its place among its partition's subscribers.
+    /// Lets go of a subscription's reads and of its place among its partition's subscribers. A partition that was only
+    /// there for its subscribers goes with the last.
     pub(crate) fn release(&mut self, conn: ConnectionId, subscription: &Subscription) {
         self.metrics.subscriptions.sub(1);
         if let Some(read) = subscription.source.read() {
-            self.reads.remove(&read);
-            self.journal.cancel_read(read);
+            self.forget_read(read);
         }
         // The index may have been given to another partition since: the key decides.
         if self
@@ -141,11 +132,16 @@ impl Shard {
             .is_some_and(|partition| partition.key == subscription.key)
         {
             let partition = self.partitions.at(subscription.partition);
-            partition
-                .subscribers
-                .retain(|entry| *entry != (conn, subscription.id));
+            let entry = (conn, subscription.id);
+            partition.subscribers.remove(&entry);
+            partition.caught_up.remove(&entry);
             if partition.subscribers.is_empty() {
                 partition.recent = VecDeque::new();
+                if partition.durable.is_untouched() {
+                    self.partitions.remove(subscription.key);
+                    self.retained.remove(&subscription.key);
+                    self.metrics.partitions.set(self.partitions.len() as u64);
+                }
             }
         }
     }
@@ -159,12 +155,14 @@ impl Shard {
         effects: &mut Effects,
     ) {
         while budget > 0
+            && connection.link_needs.is_none()
             && let Some(id) = connection.runnable.pop_front()
         {
             let Some(mut subscription) = connection.subscriptions.remove(&id) else {
                 continue;
             };
             subscription.queued = false;
+            self.metrics.subscription_turns_total.add(1);
             match self.deliver_one(connection, &mut subscription, parts, &mut budget, effects) {
                 Progress::More => {
                     subscription.queued = true;
@@ -173,6 +171,12 @@ impl Shard {
                 }
                 Progress::Waits => {
                     connection.subscriptions.insert(id, subscription);
+                }
+                Progress::NeedsLink(amount) => {
+                    subscription.queued = true;
+                    connection.runnable.push_front(id);
+                    connection.subscriptions.insert(id, subscription);
+                    connection.link_needs = Some(amount);
                 }
                 Progress::Ended => self.release(connection.id, &subscription),
             }
@@ -220,7 +224,7 @@ impl Shard {
         let mut batches: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         let mut count = 0;
-        let mut starved = false;
+        let mut starved = None;
         match &mut subscription.source {
             Source::Waiting | Source::Reading(_) | Source::Seeking(_) => return Progress::Waits,
             Source::Read(read) => {
@@ -228,13 +232,13 @@ impl Shard {
                     if bytes > 0 && bytes + batch.len() > bytes_max {
                         break;
                     }
-                    if !spend(
+                    if let Err(which) = spend(
                         &mut connection.session,
                         &mut subscription.credit,
                         batch.len(),
                     ) {
                         subscription.needs_bytes = batch.len() as u64;
-                        starved = true;
+                        starved = Some(which);
                         break;
                     }
                     bytes += batch.len();
@@ -247,6 +251,7 @@ impl Shard {
             }
             Source::Memory => {
                 if subscription.next >= visible {
+                    self.catch_up(connection.id, subscription);
                     return Progress::Waits;
                 }
                 let Some(first) = partition.recent_at(subscription.next) else {
@@ -266,8 +271,10 @@ impl Shard {
                     let Some(slice) = self.journal.slice(from, wanted) else {
                         break;
                     };
-                    if !spend(&mut connection.session, &mut subscription.credit, len) {
-                        starved = true;
+                    if let Err(which) =
+                        spend(&mut connection.session, &mut subscription.credit, len)
+                    {
+                        starved = Some(which);
                         break;
                     }
                     match batches.last_mut() {
@@ -279,7 +286,7 @@ impl Shard {
                     count += 1;
                     subscription.next = recent.next;
                 }
-                if bytes == 0 && !starved {
+                if bytes == 0 && starved.is_none() {
                     // Remembered, but no longer in memory.
                     return self.read_on(connection.id, subscription, effects);
                 }
@@ -296,11 +303,22 @@ impl Shard {
             self.metrics.batches_delivered_total.add(count);
             self.metrics.bytes_delivered_total.add(bytes as u64);
         }
-        if subscription.next < visible && !starved {
-            Progress::More
-        } else {
-            Progress::Waits
+        match starved {
+            Some(Starved::Link(amount)) => Progress::NeedsLink(amount),
+            Some(Starved::Own) => Progress::Waits,
+            None if subscription.next < visible => Progress::More,
+            None => {
+                self.catch_up(connection.id, subscription);
+                Progress::Waits
+            }
         }
+    }
+
+    /// Puts a subscription among those that the next visible batch wakes. One that waits for credit is woken by its grant,
+    /// and costs a partition's appends nothing.
+    fn catch_up(&mut self, conn: ConnectionId, subscription: &Subscription) {
+        let partition = self.partitions.at(subscription.partition);
+        partition.caught_up.insert((conn, subscription.id));
     }
 
     /// Reads on where memory ends. Nothing is read without credit to send it, and only so many reads are under way.
@@ -314,9 +332,9 @@ impl Shard {
         if left.bytes < subscription.needs_bytes.max(1) || left.batches == 0 {
             return Progress::Waits;
         }
-        if self.reads.len() >= READS_MAX {
+        if !self.reads.may_read(self.journal.reads_under_way()) {
             subscription.source = Source::Waiting;
-            self.waiting_to_read.push_back((conn, subscription.id));
+            self.reads.wait(conn, subscription.id);
             return Progress::Waits;
         }
         let bytes_max = usize::try_from(left.bytes)
@@ -326,35 +344,14 @@ impl Shard {
             .journal
             .read(subscription.key, subscription.next, bytes_max, effects);
         self.reads
-            .insert(read, ReadFor::Subscription(conn, subscription.id));
+            .begin(read, ReadFor::Subscription(conn, subscription.id));
         subscription.source = Source::Reading(read);
         Progress::Waits
     }
 
-    /// Lets as many subscriptions read as reads have ended. Between events, when no connection is being worked on.
-    pub(crate) fn read_waiting(&mut self) {
-        let mut free = READS_MAX.saturating_sub(self.reads.len());
-        while free > 0
-            && let Some((conn, id)) = self.waiting_to_read.pop_front()
-        {
-            let Some(connection) = self.connections.get(conn) else {
-                continue;
-            };
-            let Some(subscription) = connection.subscriptions.get_mut(&id) else {
-                continue;
-            };
-            if matches!(subscription.source, Source::Waiting) {
-                free -= 1;
-                subscription.source = Source::Memory;
-                connection.queue_subscription(id);
-                self.connections.ready(conn);
-            }
-        }
-    }
-
     /// A read of the journal ended.
     pub(crate) fn read_done(&mut self, read: ReadId, result: Result<ReadBatches, ReadError>) {
-        let Some(ReadFor::Subscription(conn, id)) = self.reads.remove(&read) else {
+        let Some(ReadFor::Subscription(conn, id)) = self.reads.end(read) else {
             return;
         };
         let Some(connection) = self.connections.get(conn) else {
@@ -391,7 +388,7 @@ impl Shard {
             let from = subscription.next.get();
             let request = subscription.request;
             connection.push_subscription_error(request, ErrorCode::Damaged, from, from);
-            if let Some(subscription) = connection.subscriptions.remove(&id) {
+            if let Some(subscription) = connection.remove_subscription(id) {
                 self.release(conn, &subscription);
             }
             self.connections.ready(conn);
@@ -403,8 +400,24 @@ impl Shard {
     }
 }
 
+/// Which credit did not cover a batch.
+#[derive(Clone, Copy, Debug)]
+enum Starved {
+    /// The subscription's own.
+    Own,
+    /// The connection's, for so much.
+    Link(Amount),
+}
+
 /// Spends a batch on both levels, or on neither.
-fn spend(session: &mut Server, credit: &mut Spender, bytes: usize) -> bool {
+fn spend(session: &mut Server, credit: &mut Spender, bytes: usize) -> Result<(), Starved> {
     let amount = Amount::batch(bytes as u64);
-    credit.available().covers(amount) && session.try_deliver(amount) && credit.try_spend(amount)
+    if !credit.available().covers(amount) {
+        return Err(Starved::Own);
+    }
+    if !session.try_deliver(amount) {
+        return Err(Starved::Link(amount));
+    }
+    assert!(credit.try_spend(amount), "it covers the batch");
+    Ok(())
 }

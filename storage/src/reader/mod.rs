@@ -67,6 +67,10 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    pub(crate) fn under_way(&self) -> usize {
+        self.jobs.len()
+    }
+
     pub(crate) fn is_using(&self, seq: u64) -> bool {
         self.using.contains_key(&seq)
     }

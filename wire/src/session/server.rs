@@ -379,6 +379,14 @@ impl Server {
         &self.link
     }
 
+    /// Whether the client's link credit covers so much.
+    #[must_use]
+    pub fn may_deliver(&self, amount: Amount) -> bool {
+        self.delivery
+            .as_ref()
+            .is_none_or(|spender| spender.available().covers(amount))
+    }
+
     /// Spends the client's link credit for batches to deliver; says whether there was enough. A client that never
     /// granted any limits its subscriptions only.
     #[must_use]
