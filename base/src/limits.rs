@@ -76,6 +76,11 @@ pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 4096;
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 16 * KIB;
 /// Received buffers that one connection may hold while a frame is incomplete: a larger frame goes to a buffer of its own.
 pub const RECEIVE_BUFFERS_HELD_MAX: usize = 4;
+/// How long a node that drains waits for readers: a supervisor's patience is some ten seconds, and control stops behind the
+/// shards. Who has not read by then goes on elsewhere, where its cursor stands.
+pub const DRAIN_NS_MAX: u64 = 5_000_000_000;
+/// How long a connection whose last byte is on its way waits for its peer's end before it is closed: a few round trips.
+pub const FINISH_NS_MAX: u64 = 1_000_000_000;
 /// Bytes of replies and errors that may wait for one slow reader: room is reserved when the request is accepted.
 pub const REPLY_BYTES_MAX: usize = 256 * KIB;
 
@@ -148,6 +153,10 @@ const _: () = {
     assert!(
         PRODUCER_WINDOW <= LINK_WINDOW_BATCHES as usize,
         "a producer's window fits its link's"
+    );
+    assert!(
+        2 * FINISH_NS_MAX < DRAIN_NS_MAX,
+        "a peer that does not end its side costs a drain less than one that does not read"
     );
     assert!(SHARDS_MAX <= SLOTS as usize, "every shard leads a slot");
     assert!(

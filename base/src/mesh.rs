@@ -61,6 +61,8 @@ pub enum Message {
         /// What came of it.
         outcome: Result<Outcome, Refusal>,
     },
+    /// A shard that drains asks nothing more of the receiving shard, and waits for none of its answers.
+    Finished,
     /// Control publishes a new snapshot.
     Snapshot(Arc<Snapshot>),
     /// A shard has applied the snapshot of this version.

@@ -116,6 +116,12 @@ pub enum Effect {
         /// Whether bytes are wanted.
         wanted: bool,
     },
+    /// End the sending side: the peer hears the end behind the last byte. No send is in flight, and none follows; receiving
+    /// goes on. To close while the peer still sends would throw away what it has not read yet.
+    Finish {
+        /// Which connection.
+        conn: ConnectionId,
+    },
     /// Close the connection. Its last event is [`Event::Closed`], after every operation on it has completed.
     Close {
         /// Which connection.

@@ -505,6 +505,7 @@ impl Control {
                 _,
                 Message::Produce { .. }
                 | Message::Produced { .. }
+                | Message::Finished
                 | Message::Changed { .. }
                 | Message::Snapshot(_),
             ) => panic!("this message from {from:?} is not for control"),

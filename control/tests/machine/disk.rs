@@ -125,6 +125,7 @@ impl MemoryDisk {
             Effect::Send { .. }
             | Effect::CancelSend { .. }
             | Effect::Receive { .. }
+            | Effect::Finish { .. }
             | Effect::Close { .. }
             | Effect::Post { .. }
             | Effect::WakeAt(_)

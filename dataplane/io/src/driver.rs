@@ -316,6 +316,7 @@ impl Driver {
             Effect::Send { op, conn, parts } => self.sockets.send(op, conn, parts, ring, ready),
             Effect::CancelSend { conn } => self.sockets.cancel_send(conn, ring),
             Effect::Receive { conn, wanted } => self.sockets.want(conn, wanted, ring),
+            Effect::Finish { conn } => self.sockets.finish(conn),
             Effect::Close { conn } => self.sockets.close(conn, ring, ready),
             Effect::Post { to, message } => {
                 let Some(mesh) = &mut self.mesh else {

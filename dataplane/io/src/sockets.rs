@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `Receive { wanted: false }` | receive | cancelled; pieces that were complete are still delivered |
 //! | `CancelSend` | send | cancelled; `Sent` says how far it came |
+//! | `Finish` | receive | goes on; the kernel sends what it has, then the end |
 //! | `Close` | receive, send | both cancelled; `Sent`, then `Closed` last |
 //!
 //! A cancelling can miss an operation that the kernel is just about to run again. It is then repeated for as long as the
@@ -16,7 +17,7 @@ use crate::listener::Listener;
 use crate::receive_pool::{GROUP, ReceivePool};
 use crate::ring::{Completion, Kind, Ring};
 use crate::slab::{Place, Slab};
-use crate::syscall::socket_address;
+use crate::syscall::{shutdown_sending, socket_address};
 use bytes::Bytes;
 use io_uring::{opcode, types};
 use std::collections::VecDeque;
@@ -506,6 +507,20 @@ impl Sockets {
                 connection.cancel_send(place, ring);
             }
         }
+    }
+
+    /// Ends the sending side.
+    pub(crate) fn finish(&mut self, conn: ConnectionId) {
+        let place = Place::unpack(conn.get());
+        let Some(connection) = self.connections.get_mut(place) else {
+            return;
+        };
+        assert!(
+            connection.sending.is_none(),
+            "{conn:?} ends its side while it sends"
+        );
+        // A peer that is gone already is told by its own end.
+        let _ = shutdown_sending(&connection.socket);
     }
 
     // --- Closing -----------------------------------------------------------------------------------------------------

@@ -52,6 +52,12 @@ pub(crate) fn unlink_at(folder: RawFd, name: &CStr) -> io::Result<()> {
     check(unsafe { libc::unlinkat(folder, name.as_ptr(), 0) }).map(drop)
 }
 
+/// `shutdown(2)` of the sending side. Never waits.
+pub(crate) fn shutdown_sending(socket: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
 /// `setsockopt(2)` of an integer.
 pub(crate) fn set_option(
     socket: &OwnedFd,

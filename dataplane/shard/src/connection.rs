@@ -24,8 +24,21 @@ pub(crate) enum Closing {
     No,
     /// It closes when what waits has been sent.
     WhenSent,
+    /// Its last byte is on the way; it closes when its peer has ended its side too, or takes too long.
+    Finished,
     /// It is being closed: its last event is on the way.
     Now,
+}
+
+/// Whether a goodbye was said, and what is still to come: P-52.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leaving {
+    /// None was.
+    No,
+    /// The node drains: answers, and deliveries until its subscriptions have caught up.
+    Drained,
+    /// The client begins nothing new: answers alone.
+    Left,
 }
 
 /// A produce frame that could not be taken yet; its credit is spent.
@@ -85,8 +98,8 @@ pub(crate) struct Connection {
     pub(crate) closing: Closing,
     /// Whether it stands among those that wait for room.
     pub(crate) waiting: bool,
-    /// Whether one side said goodbye: it closes once nothing is outstanding.
-    pub(crate) leaving: bool,
+    /// Whether one side said goodbye: it ends once nothing is outstanding.
+    pub(crate) leaving: Leaving,
     ready: bool,
 }
 
@@ -107,7 +120,7 @@ impl Connection {
             link_needs: None,
             closing: Closing::No,
             waiting: false,
-            leaving: false,
+            leaving: Leaving::No,
             ready: false,
         }
     }
@@ -232,6 +245,8 @@ pub(crate) struct Connections {
     ready: VecDeque<ConnectionId>,
     /// In the order of acceptance, and so of their deadlines.
     handshakes: VecDeque<(Mono, ConnectionId)>,
+    /// In the order in which they finished, and so of when they are closed.
+    finished: VecDeque<(Mono, ConnectionId)>,
 }
 
 impl Connections {
@@ -303,6 +318,23 @@ impl Connections {
             connection.ready = false;
         }
         Some(id)
+    }
+
+    /// Closes a finished connection at this time if its peer does not end its side before.
+    pub(crate) fn finished(&mut self, due: Mono, id: ConnectionId) {
+        self.finished.push_back((due, id));
+    }
+
+    /// When the next finished connection is closed. One that is gone already may count.
+    pub(crate) fn next_finish(&self) -> Option<Mono> {
+        self.finished.front().map(|(due, _)| *due)
+    }
+
+    /// A finished connection whose peer took too long, or that is gone.
+    pub(crate) fn unfinished(&mut self, now: Mono) -> Option<ConnectionId> {
+        self.finished
+            .pop_front_if(|(due, _)| *due <= now)
+            .map(|(_, id)| id)
     }
 
     /// When the next handshake must be complete.

@@ -9,8 +9,9 @@ use crate::shard::{Phase, Shard};
 use std::ops::Bound;
 use std::sync::Arc;
 use tiderace_base::catalogue::{Retention, Snapshot};
-use tiderace_base::ids::{PartitionKey, SlotId};
-use tiderace_base::limits::BATCH_HEADER_BYTES;
+use tiderace_base::ids::{PartitionKey, ShardId, SlotId};
+use tiderace_base::limits::{BATCH_HEADER_BYTES, DRAIN_NS_MAX};
+use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Fatal};
 use tiderace_base::position::{Offset, SlotSeq};
 use tiderace_base::time::Now;
@@ -30,8 +31,6 @@ pub(crate) const PARTITIONS_PER_TURN: usize = 1024;
 const CELLS_PER_TURN: usize = 256;
 /// Bytes of a checkpoint that may wait for the disk.
 const CHECKPOINT_BACKLOG_BYTES_MAX: usize = 1 << 20;
-/// How long a drain waits for readers that do not read.
-const DRAIN_NS_MAX: u64 = 5_000_000_000;
 
 /// What a checkpoint still has to be fed.
 #[derive(Debug)]
@@ -489,7 +488,7 @@ impl Shard {
         }
     }
 
-    /// Starts to end: nothing new is accepted, what was promised is finished.
+    /// Starts to end: nothing new is accepted, what was promised is finished: P-52.
     pub(crate) fn drain(&mut self, now: Now, effects: &mut Effects) {
         if matches!(self.phase, Phase::Draining { .. } | Phase::Ended) {
             return;
@@ -500,19 +499,32 @@ impl Shard {
         self.metrics.serving.set(0);
         effects.push(Effect::Refuse);
         for id in self.connections.ids() {
-            self.goodbye(id, GoodbyeReason::Drain, effects);
+            self.goodbye(now, id, GoodbyeReason::Drain, effects);
         }
     }
 
-    /// Ends once nothing that was promised is left, or its readers took too long.
+    /// Ends once nothing that was promised is left, to clients and to the other shards, or its readers took too long.
     pub(crate) fn finish_drain(&mut self, now: Now, effects: &mut Effects) {
         let Phase::Draining { deadline } = self.phase else {
             return;
         };
+        let others = || {
+            let all = (0..self.config.shards).map(ShardId::new);
+            all.filter(|shard| *shard != self.config.id)
+        };
+        // The others still forward what their clients had sent, and wait for this shard to apply what they changed.
+        if self.connections.is_empty() && !self.told_finished {
+            effects.extend(others().map(|shard| Effect::Post {
+                to: Peer::Shard(shard),
+                message: Message::Finished,
+            }));
+            self.told_finished = true;
+        }
         let kept = self.undurable.is_empty()
             && self.forwarded.is_empty()
             && self.journal.drained()
-            && self.connections.is_empty();
+            && self.connections.is_empty()
+            && others().all(|shard| self.finished.contains(&shard));
         if kept || now.mono >= deadline {
             self.phase = Phase::Ended;
             effects.push(Effect::Stopped);

@@ -2,7 +2,7 @@
 //! request means is decided in the rooms beside. A frame that cannot be taken now stops its connection's receive, and
 //! with it its peer, until there is room.
 
-use crate::connection::{Blocked, Closing, Connection, Sending};
+use crate::connection::{Blocked, Closing, Connection, Leaving, Sending};
 use crate::metrics::Metrics;
 use crate::produce::{Rejected, refusal};
 use crate::shard::{Phase, Shard};
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use tiderace_base::ids::{ConnectionId, MessageId};
 use tiderace_base::limits::{
-    CONNECTIONS_PER_SHARD_MAX, LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES,
+    CONNECTIONS_PER_SHARD_MAX, FINISH_NS_MAX, LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES,
     SUBSCRIPTION_WINDOW_BATCHES_MAX, SUBSCRIPTION_WINDOW_BYTES_MAX,
 };
 use tiderace_base::mesh::{Origin, Peer};
@@ -83,7 +83,7 @@ impl Shard {
     fn put_back(&mut self, connection: Box<Connection>) {
         let id = connection.id;
         let ready = connection.has_output()
-            || connection.leaving
+            || connection.leaving != Leaving::No
             || connection.closing == Closing::WhenSent;
         self.connections.put(connection);
         if ready {
@@ -314,7 +314,7 @@ impl Shard {
             }
             Request::Pong(_) => {}
             Request::Credit(credit) => self.credited(connection, &credit),
-            Request::Goodbye(_) => self.close_when_done(connection),
+            Request::Goodbye(_) => self.client_leaves(connection),
             Request::Metadata(asked) => self.metadata(connection, id, &asked),
             Request::StreamCreate(asked) => self.create(connection, id, asked, effects),
             Request::StreamDescribe(asked) => self.describe(connection, id, &asked),
@@ -357,15 +357,18 @@ impl Shard {
         }
     }
 
-    /// Closes a connection once everything that it waits for has been sent.
-    fn close_when_done(&mut self, connection: &mut Connection) {
+    /// The client said goodbye: its deliveries end, its answers come.
+    fn client_leaves(&mut self, connection: &mut Connection) {
+        // P-52
         self.let_subscriptions_go(connection);
-        connection.leaving = true;
+        connection.leaving = Leaving::Left;
     }
 
-    /// Says goodbye to a client: the node begins nothing new for it.
+    /// Says goodbye to a client: the node begins nothing new for it, and still delivers what its subscriptions have credit
+    /// for, until they have caught up.
     pub(crate) fn goodbye(
         &mut self,
+        now: Now,
         id: ConnectionId,
         reason: GoodbyeReason,
         effects: &mut Effects,
@@ -373,10 +376,12 @@ impl Shard {
         let Some(mut connection) = self.connections.take(id) else {
             return;
         };
+        // P-52
         if connection.session.drain() {
             connection.push_frame(|id, out| Goodbye { reason }.encode(out, id));
-            self.let_subscriptions_go(&mut connection);
-            connection.leaving = true;
+            connection.leaving = Leaving::Drained;
+            // A batch that waits for room begins nothing any more.
+            self.drive(now, &mut connection, effects);
         } else if connection.session.deadline().is_some() {
             self.fail_connection(
                 &mut connection,
@@ -386,6 +391,44 @@ impl Shard {
         }
         self.put_back(connection);
         self.connections.ready(id);
+    }
+
+    /// Whether a goodbye was said and nothing that it leaves open is left.
+    fn is_done(&self, connection: &Connection) -> bool {
+        // P-52: a shard that drains appends nothing, so that the ends stand still and are reached.
+        connection.leaving != Leaving::No
+            && connection.session.outstanding() == 0
+            && connection.session.link().outstanding() == Amount::ZERO
+            && connection.subscriptions.values().all(|subscription| {
+                self.partitions
+                    .get(subscription.partition)
+                    .is_none_or(|partition| {
+                        partition.key != subscription.key
+                            || subscription.next >= partition.durable.end
+                    })
+            })
+    }
+
+    /// Ends this side of a connection. It is closed when the other side has ended too: closed at once it would answer
+    /// whatever still arrives (a grant, a ping) with a reset, and what the network has not delivered yet would be lost.
+    fn finish(&mut self, now: Now, connection: &mut Connection, effects: &mut Effects) {
+        connection.closing = Closing::Finished;
+        connection.session.close();
+        connection.backlog.clear();
+        self.let_subscriptions_go(connection);
+        self.listen(connection, true, effects);
+        effects.push(Effect::Finish {
+            conn: connection.id,
+        });
+        self.connections
+            .finished(now.mono.after_ns(FINISH_NS_MAX), connection.id);
+    }
+
+    /// Closes the finished connections whose peers took too long.
+    pub(crate) fn finishes_due(&mut self, now: Now, effects: &mut Effects) {
+        while let Some(id) = self.connections.unfinished(now.mono) {
+            self.hung_up(id, effects);
+        }
     }
 
     /// The peer sends no more, or is gone.
@@ -475,7 +518,7 @@ impl Shard {
     }
 
     /// Sends what is ready, a bounded amount for each connection; those with more have their turn when it has left.
-    pub(crate) fn send_ready(&mut self, effects: &mut Effects) {
+    pub(crate) fn send_ready(&mut self, now: Now, effects: &mut Effects) {
         for _ in 0..self.connections.ready_len() {
             let Some(id) = self.connections.next_ready() else {
                 return;
@@ -483,13 +526,15 @@ impl Shard {
             let Some(mut connection) = self.connections.take(id) else {
                 continue;
             };
-            self.send(&mut connection, effects);
+            self.send(now, &mut connection, effects);
             self.connections.put(connection);
         }
     }
 
-    fn send(&mut self, connection: &mut Connection, effects: &mut Effects) {
-        if connection.sending.is_some() || connection.closing == Closing::Now {
+    fn send(&mut self, now: Now, connection: &mut Connection, effects: &mut Effects) {
+        if connection.sending.is_some()
+            || matches!(connection.closing, Closing::Finished | Closing::Now)
+        {
             return;
         }
         let mut parts = Vec::new();
@@ -500,11 +545,10 @@ impl Shard {
         // Delivering may have written errors and gaps.
         connection.take_encoded(&mut parts);
         if parts.is_empty() {
-            let done = connection.leaving
-                && connection.session.outstanding() == 0
-                && connection.session.link().outstanding() == Amount::ZERO;
-            if connection.closing == Closing::WhenSent || done {
+            if connection.closing == Closing::WhenSent {
                 self.close(connection, effects);
+            } else if self.is_done(connection) {
+                self.finish(now, connection, effects);
             }
             return;
         }
@@ -615,7 +659,7 @@ impl Shard {
 
 /// Queues an acknowledgement and gives its credit back.
 fn acknowledge_on(metrics: &Metrics, connection: &mut Connection, ack: Ack, credit_bytes: u64) {
-    if connection.closing == Closing::Now {
+    if matches!(connection.closing, Closing::Finished | Closing::Now) {
         return;
     }
     if ack.code.is_none() {

@@ -81,7 +81,7 @@ pub(crate) enum Phase {
     Serving,
     /// It finishes what it promised.
     Draining {
-        /// When it stops waiting for slow readers.
+        /// When it stops waiting, for slow readers above all.
         deadline: Mono,
     },
     /// It has stopped, or failed: it does nothing any more.
@@ -135,6 +135,10 @@ pub struct Shard {
     pub(crate) forwarded_bytes: usize,
     /// Peers to which the mesh is full.
     pub(crate) mesh_full: BTreeSet<Peer>,
+    /// Shards of this node that ask nothing of this one any more.
+    pub(crate) finished: BTreeSet<ShardId>,
+    /// Whether the others were told that this one asks nothing any more.
+    pub(crate) told_finished: bool,
     /// Partitions that the next checkpoint must hold.
     pub(crate) dirty: Vec<Index>,
     /// Partitions dropped since the last checkpoint.
@@ -204,6 +208,8 @@ impl Shard {
             woken: Vec::new(),
             forwarded_bytes: 0,
             mesh_full: BTreeSet::new(),
+            finished: BTreeSet::new(),
+            told_finished: false,
             dirty,
             dropped: Vec::new(),
             capture: None,
@@ -316,6 +322,12 @@ impl Shard {
             }
             Message::Produced { origin, ack } => self.forwarded_ack(origin, &ack),
             Message::Changed { origin, outcome } => self.changed(origin, outcome),
+            Message::Finished => match from {
+                Peer::Shard(shard) => {
+                    self.finished.insert(shard);
+                }
+                Peer::Control => unreachable!("control asks nothing of a shard"),
+            },
             // Only control takes these; a shard that got one would have been posted another's mail.
             Message::Change { .. } | Message::Applied(_) | Message::Dropped(_) => {
                 unreachable!("these go to control only")
@@ -332,6 +344,7 @@ impl Shard {
         let due = [
             self.journal.next_wake(),
             self.connections.next_deadline(),
+            self.connections.next_finish(),
             self.retention_due,
             drain,
         ];
@@ -382,6 +395,7 @@ impl Machine for Shard {
                 self.wake_at = None;
                 self.journal.tick(now, effects);
                 self.handshakes_due(now, effects);
+                self.finishes_due(now, effects);
                 self.retention(now, effects);
             }
             Event::Stop => self.drain(now, effects),
@@ -398,7 +412,7 @@ impl Machine for Shard {
         self.read_waiting(effects);
         // The disk first: it takes longest. Then whoever has something to be told.
         self.journal.flush(now, effects);
-        self.send_ready(effects);
+        self.send_ready(now, effects);
         self.finish_drain(now, effects);
         self.publish_gauges();
         self.ask_wake(effects);

@@ -222,7 +222,7 @@ impl Running {
                         self.threads.alive().join(", ")
                     );
                     return Err(Failure::new(Exit::DrainTimeout, what)
-                        .hint("acknowledged events are safe; raise drain_timeout if slow subscribers should get everything"));
+                        .hint("acknowledged events are safe; look at the disk, or raise drain_timeout: readers alone take up to 5 s of it"));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Failure::new(

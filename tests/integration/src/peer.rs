@@ -151,6 +151,15 @@ impl Peer {
         id
     }
 
+    /// Sends a batch to a node that may hang up before it has it.
+    ///
+    /// # Errors
+    /// It hung up.
+    pub fn try_produce(&mut self, batch: &[u8]) -> io::Result<()> {
+        let id = self.id();
+        self.try_send(&batches::produce(id, 0, batch))
+    }
+
     /// The next frame; `None` when the node has closed the connection.
     pub fn next_frame(&mut self) -> Option<Answer> {
         let mut header = [0; LINK_BYTES];

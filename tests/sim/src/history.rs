@@ -65,6 +65,28 @@ pub enum Observation {
         node: u16,
         /// Whether its power was lost.
         power: bool,
+        /// Whether it ended in order, because it was asked to.
+        stopped: bool,
+    },
+    /// A node was asked to end in order.
+    StopAsked {
+        /// Which node.
+        node: u16,
+        /// When, in nanoseconds of world time.
+        at_ns: u64,
+    },
+    /// A node said goodbye to a subscriber, and then the connection ended.
+    DrainedTo {
+        /// The subscriber.
+        reader: Reader,
+        /// Of what.
+        partition: PartitionKey,
+        /// The next offset that it would have had.
+        next: u64,
+        /// When it heard the end, in nanoseconds of world time.
+        at_ns: u64,
+        /// Whether it was one: everything that was sent had arrived.
+        in_order: bool,
     },
     /// Faults ended.
     Healed,

@@ -15,7 +15,8 @@ use tiderace_node::{NodeConfig, boot};
 use tiderace_shard::{Metrics, Shard};
 
 use crate::run::Scenario;
-use crate::workload::{StreamPlan, Zone, audit, populate};
+pub use crate::workload::Habit;
+use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain};
 use crate::world::disk::SimDisk;
 use crate::world::{BootError, Program, World};
 
@@ -115,5 +116,26 @@ impl Scenario for OneNode {
             &Self::zone(seed),
             &mut Prng::new(seed.rotate_left(7)),
         );
+    }
+}
+
+/// One node whose subscribers stay until its drain has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainedNode {
+    /// How they read: three of each.
+    pub habits: &'static [Habit],
+}
+
+impl Scenario for DrainedNode {
+    fn populate(&self, world: &mut World, seed: u64) {
+        let zone = OneNode::zone(seed);
+        let prng = &mut Prng::new(!seed);
+        let segment_bytes = SEGMENT_BYTES_MIN << prng.below(3);
+        world.add_node(Box::new(Tiderace::new(zone.shards, segment_bytes)));
+        populate_drain(world, &zone, self.habits, prng);
+    }
+
+    fn audit(&self, world: &mut World, seed: u64) {
+        OneNode.audit(world, seed);
     }
 }

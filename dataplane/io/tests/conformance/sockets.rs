@@ -281,6 +281,38 @@ fn after_a_hangup_the_machine_may_still_send_and_closes_itself() {
 }
 
 #[test]
+fn a_finished_connection_delivers_its_last_bytes_to_a_peer_that_still_sends() {
+    let (log, logged) = mpsc::channel();
+    let mut heard = 0;
+    let server = start(
+        DriverConfig::default(),
+        Scripted::new(move |_, event, effects: &mut Effects| match event {
+            Some(Event::Accepted { conn, .. }) => effects.push(Effect::Send {
+                op: OpId::new(1),
+                conn,
+                parts: vec![Bytes::from(vec![7; 1 << 20])],
+            }),
+            Some(Event::Sent { conn, .. }) => effects.push(Effect::Finish { conn }),
+            Some(Event::Received { data, .. }) => heard += data.len(),
+            Some(Event::Hangup { conn }) => effects.push(Effect::Close { conn }),
+            Some(Event::Closed { .. }) => log.send(heard).expect("the test listens"),
+            _ => {}
+        }),
+    );
+    let mut client = server.connect();
+    let mut back = vec![0; 1 << 20];
+    for piece in back.chunks_mut(1 << 14) {
+        client.read_exact(piece).expect("nothing is thrown away");
+        client.write_all(b"more").expect("the server still reads");
+    }
+    assert!(back.iter().all(|byte| *byte == 7));
+    assert_eq!(client.read(&mut [0]).expect("an end, and no reset"), 0);
+    client.shutdown(Shutdown::Write).expect("connected");
+    assert_eq!(logged.recv().expect("still running"), 4 * (1 << 6));
+    assert!(matches!(server.finish(), Outcome::Stopped));
+}
+
+#[test]
 fn a_peer_that_resets_is_a_hangup_and_ends_the_send() {
     let (log, logged) = mpsc::channel();
     let server = start(

@@ -2,6 +2,7 @@
 //! refuses the first that cannot be. Invariant: a property draws nothing and changes nothing, so that judging a run does
 //! not change it.
 
+mod a_drain_never_forgets_a_reader;
 mod acknowledged_is_never_lost;
 mod append_time_never_goes_back;
 mod credit_is_conserved;
@@ -63,12 +64,15 @@ pub struct Judge {
     violation: Option<Violation>,
     acknowledged: u64,
     delivered: u64,
+    drained: u64,
+    cut_off: u64,
 }
 
 impl Default for Judge {
     fn default() -> Self {
         Self {
             properties: vec![
+                Box::<a_drain_never_forgets_a_reader::Checker>::default(),
                 Box::<acknowledged_is_never_lost::Checker>::default(),
                 Box::<append_time_never_goes_back::Checker>::default(),
                 Box::<credit_is_conserved::Checker>::default(),
@@ -84,6 +88,8 @@ impl Default for Judge {
             violation: None,
             acknowledged: 0,
             delivered: 0,
+            drained: 0,
+            cut_off: 0,
         }
     }
 }
@@ -94,6 +100,10 @@ impl Judge {
         match observation {
             Observation::Acknowledged { .. } => self.acknowledged += 1,
             Observation::Delivered { .. } => self.delivered += 1,
+            Observation::DrainedTo { in_order: true, .. } => self.drained += 1,
+            Observation::DrainedTo {
+                in_order: false, ..
+            } => self.cut_off += 1,
             _ => {}
         }
         if self.stale.covers(observation) {
@@ -141,6 +151,18 @@ impl Judge {
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered
+    }
+
+    /// Subscribers that stayed until the end of a drain so far.
+    #[must_use]
+    pub fn drained(&self) -> u64 {
+        self.drained
+    }
+
+    /// Subscribers that stayed and were cut off by a drain, or by something else meanwhile, so far.
+    #[must_use]
+    pub fn cut_off(&self) -> u64 {
+        self.cut_off
     }
 }
 
@@ -318,6 +340,7 @@ mod planted {
         Observation::NodeDied {
             node: 0,
             power: true,
+            stopped: false,
         }
     }
 

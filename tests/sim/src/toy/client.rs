@@ -234,7 +234,7 @@ impl Actor for Producer {
                 }
                 self.pump(port);
             }
-            ActorEvent::Closed(link) => {
+            ActorEvent::Ended(link) | ActorEvent::Closed(link) => {
                 if self
                     .session
                     .as_ref()
@@ -438,7 +438,7 @@ impl Actor for Reader {
                     self.hear(Hear::decode(kind, &words), port);
                 }
             }
-            ActorEvent::Closed(_) => {
+            ActorEvent::Ended(_) | ActorEvent::Closed(_) => {
                 self.session = None;
                 self.connecting = false;
                 let wait_ns = port.prng.range(100_000, RETRY_NS);

@@ -388,7 +388,7 @@ impl Actor for Creator {
                     }
                 }
             }
-            ActorEvent::Closed(link) => {
+            ActorEvent::Ended(link) | ActorEvent::Closed(link) => {
                 if self
                     .session
                     .as_ref()

@@ -241,7 +241,7 @@ impl Actor for Intruder {
                 port.send(link, bytes);
             }
             ActorEvent::Received(..) => {}
-            ActorEvent::Closed(link) => {
+            ActorEvent::Ended(link) | ActorEvent::Closed(link) => {
                 if self.link.is_none_or(|(open, ..)| open == link) {
                     self.link = None;
                     self.connecting = false;

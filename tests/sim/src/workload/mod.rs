@@ -19,6 +19,7 @@ use crate::world::{MachineId, Port, World};
 pub(crate) use creator::Creator;
 pub(crate) use intruder::Intruder;
 pub(crate) use producer::Producer;
+pub use subscriber::Habit;
 pub(crate) use subscriber::Subscriber;
 
 /// A stream that the run will have.
@@ -99,6 +100,20 @@ pub(crate) fn populate(world: &mut World, zone: &Zone, prng: &mut Prng) {
     }
     if prng.chance(1, 2) {
         world.add_actor(Box::new(Intruder::new(zone.clone(), prng)));
+    }
+}
+
+/// Adds the clients of a run that is about its drains: producers, and subscribers with these habits that stay.
+pub(crate) fn populate_drain(world: &mut World, zone: &Zone, habits: &[Habit], prng: &mut Prng) {
+    world.add_actor(Box::new(Creator::new(zone.clone(), prng)));
+    for _ in 0..3 {
+        world.add_actor(Box::new(Producer::new(zone.clone(), prng)));
+    }
+    for _ in 0..3 {
+        for habit in habits {
+            let subscriber = Subscriber::staying(zone.clone(), *habit, prng);
+            world.add_actor(Box::new(subscriber));
+        }
     }
 }
 

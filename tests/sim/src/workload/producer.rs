@@ -626,7 +626,7 @@ impl Actor for Producer {
                     self.take(&arrived, port);
                 }
             }
-            ActorEvent::Closed(link) => {
+            ActorEvent::Ended(link) | ActorEvent::Closed(link) => {
                 if self
                     .session
                     .as_ref()

@@ -33,6 +33,17 @@ enum Phase {
     Leaving,
 }
 
+/// How a subscriber reads that stays until a node's drain has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Habit {
+    /// Reads and grants.
+    Reads,
+    /// Grants nothing beyond its first credit.
+    Starves,
+    /// Takes nothing out of its socket once it is subscribed.
+    Sleeps,
+}
+
 /// Reads one partition.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
@@ -56,6 +67,9 @@ pub(crate) struct Subscriber {
     lazy: bool,
     stalls: bool,
     leaves: bool,
+    /// Stays when the node says goodbye, until it ends the connection.
+    stays: bool,
+    habit: Habit,
     reads_again_ns: Option<u64>,
     asked_time: Option<(u64, u64)>,
     /// An auditor's end, once it knows it.
@@ -77,12 +91,28 @@ impl Subscriber {
         subscriber.lazy = prng.chance(1, 2);
         subscriber.stalls = prng.chance(1, 3);
         subscriber.leaves = prng.chance(1, 3);
+        subscriber.stays = prng.chance(2, 3);
         if prng.chance(1, 4) {
             // Begins at the end.
             subscriber.next = None;
         } else {
             subscriber.next = Some((0, 0));
         }
+        subscriber
+    }
+
+    /// One that makes no trouble but its habit, and stays.
+    pub(crate) fn staying(zone: Zone, habit: Habit, prng: &mut Prng) -> Self {
+        let mut subscriber = Self::new(zone, prng);
+        subscriber.habit = habit;
+        if habit == Habit::Reads {
+            // It grants again when half is used: the largest batch fits the other half.
+            subscriber.window.bytes = prng.range(128, 256) * 1024;
+        }
+        subscriber.lazy = prng.chance(1, 4);
+        subscriber.stalls = false;
+        subscriber.leaves = false;
+        subscriber.stays = true;
         subscriber
     }
 
@@ -113,6 +143,8 @@ impl Subscriber {
             lazy: false,
             stalls: false,
             leaves: false,
+            stays: false,
+            habit: Habit::Reads,
             reads_again_ns: None,
             asked_time: None,
             audit: Some(None),
@@ -215,6 +247,9 @@ impl Subscriber {
     }
 
     fn grant(&mut self, port: &mut Port<'_>) {
+        if self.habit == Habit::Starves {
+            return;
+        }
         self.granted = Credit {
             bytes: self.spent.bytes + self.window.bytes,
             batches: self.spent.batches + self.window.batches,
@@ -266,6 +301,9 @@ impl Subscriber {
                     return;
                 }
                 self.phase = Phase::Open;
+                if let (Habit::Sleeps, Some(session)) = (self.habit, &self.session) {
+                    port.reads(session.link, false);
+                }
                 let (start, end, next) = (
                     subscribed.start.get(),
                     subscribed.end.get(),
@@ -523,6 +561,7 @@ impl Subscriber {
 
 impl Actor for Subscriber {
     fn step(&mut self, event: ActorEvent, port: &mut Port<'_>) {
+        let is_end = matches!(event, ActorEvent::Ended(_));
         match event {
             ActorEvent::Wake => {
                 if let Some(at_ns) = self.reads_again_ns
@@ -534,9 +573,11 @@ impl Actor for Subscriber {
                 }
                 let waits =
                     matches!(self.phase, Phase::Asked(_) | Phase::Leaving) || self.audit.is_some();
+                let stays = self.stays && self.phase == Phase::Open;
                 if let Some(session) = &self.session
                     && self.reads_again_ns.is_none()
-                    && ((waits && session.heard_ns + PATIENCE_NS < port.now_ns) || session.draining)
+                    && ((waits && session.heard_ns + PATIENCE_NS < port.now_ns)
+                        || (session.draining && !stays))
                 {
                     port.abort(session.link);
                     self.drop_session();
@@ -579,7 +620,20 @@ impl Actor for Subscriber {
                     self.take(&arrived, port);
                 }
             }
-            ActorEvent::Closed(link) => {
+            ActorEvent::Ended(link) | ActorEvent::Closed(link) => {
+                if self.phase == Phase::Open
+                    && let (Some(session), Some((next, _))) = (&self.session, self.next)
+                    && session.link == link
+                    && session.draining
+                {
+                    port.observe(Observation::DrainedTo {
+                        reader: self.reader,
+                        partition: self.key(),
+                        next,
+                        at_ns: port.now_ns,
+                        in_order: is_end,
+                    });
+                }
                 if self
                     .session
                     .as_ref()

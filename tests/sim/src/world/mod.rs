@@ -88,6 +88,8 @@ pub enum ActorEvent {
     Connected(LinkId),
     /// Bytes, in order.
     Received(LinkId, Bytes),
+    /// The other end sends no more: everything that it sent was received, and the connection is over.
+    Ended(LinkId),
     /// The connection was refused or is gone; nothing about it follows.
     Closed(LinkId),
 }

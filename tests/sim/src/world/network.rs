@@ -255,6 +255,10 @@ impl Network {
         if !link.client_open || link.broken || link.to_node.ended || bytes.is_empty() {
             return;
         }
+        if link.node_end == NodeEnd::Gone {
+            // Nobody is there to read it: the answer is a reset, before what is on its way the other way.
+            return self.reset(id, prng, out);
+        }
         link.to_node.push(bytes);
         schedule(id, &mut link.to_node, Step::FlowToNode, prng, out);
     }
@@ -401,6 +405,10 @@ impl Network {
             "contract: {machine:?} sends on {conn:?} after closing it"
         );
         assert!(
+            !link.to_client.ended,
+            "contract: {machine:?} sends on {conn:?} after its end"
+        );
+        assert!(
             link.send.is_none(),
             "contract: {machine:?} has two sends in flight on {conn:?}"
         );
@@ -441,6 +449,26 @@ impl Network {
         link.wanted = wanted;
         if wanted && link.to_node.has_work() {
             schedule(id, &mut link.to_node, Step::FlowToNode, prng, out);
+        }
+    }
+
+    /// `Effect::Finish`.
+    pub fn finish(
+        &mut self,
+        machine: MachineId,
+        conn: ConnectionId,
+        prng: &mut Prng,
+        out: &mut Vec<Output>,
+    ) {
+        let id = self.find(machine, conn);
+        let link = self.link(id);
+        assert!(
+            link.node_end == NodeEnd::Open && link.send.is_none() && !link.to_client.ended,
+            "contract: {machine:?} ends its side of {conn:?} when it is closed, finished or still sending"
+        );
+        link.to_client.ended = true;
+        if link.client_open && !link.broken {
+            schedule(id, &mut link.to_client, Step::FlowToClient, prng, out);
         }
     }
 
@@ -521,14 +549,18 @@ impl Network {
                     return;
                 }
                 link.node_end = NodeEnd::Gone;
+                let unread = link.to_node.queued_bytes > 0;
                 link.to_node.clear();
-                if !link.broken {
+                let (machine, conn) = (link.machine, link.conn);
+                if unread {
+                    // A kernel that throws away what nobody read says so, and what it had still to send is gone.
+                    self.reset(id, prng, out);
+                } else if !link.broken {
                     link.to_client.ended = true;
                     if link.client_open {
                         schedule(id, &mut link.to_client, Step::FlowToClient, prng, out);
                     }
                 }
-                let (machine, conn) = (link.machine, link.conn);
                 self.by_conn.remove(&(machine, conn));
                 out.push(Output::Machine(machine, Event::Closed { conn }));
             }
@@ -672,7 +704,12 @@ impl Network {
         } else if link.to_client.ended && !link.to_client.told {
             link.to_client.told = true;
             link.client_open = false;
-            out.push(Output::Actor(link.actor, ActorEvent::Closed(id)));
+            out.push(Output::Actor(link.actor, ActorEvent::Ended(id)));
+            // An end answers an end.
+            link.to_node.ended = true;
+            if link.node_end == NodeEnd::Open {
+                schedule(id, &mut link.to_node, Step::FlowToNode, prng, out);
+            }
             return;
         }
         let link = self.link(id);

@@ -295,8 +295,16 @@ impl World {
         if !self.nodes[usize::from(node)].up {
             return;
         }
+        self.observe(&Observation::StopAsked {
+            node,
+            at_ns: self.now_ns,
+        });
+        // As the program does: control stops behind the shards.
         for machine in 0..self.machines[usize::from(node)] {
-            self.deliver(MachineId { node, machine }, Event::Stop);
+            let id = MachineId { node, machine };
+            if self.seat(id).peer != Peer::Control {
+                self.deliver(id, Event::Stop);
+            }
         }
         let incarnation = self.nodes[usize::from(node)].incarnation;
         self.push(STOP_WITHIN_NS, Happening::StopOverdue(node, incarnation));

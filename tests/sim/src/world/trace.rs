@@ -110,6 +110,7 @@ impl Trace {
             ActorEvent::Wake => line.word("wake", 1),
             ActorEvent::Connected(LinkId(link)) => line.word("connected", u64::from(*link)),
             ActorEvent::Closed(LinkId(link)) => line.word("closed", u64::from(*link)),
+            ActorEvent::Ended(LinkId(link)) => line.word("ended", u64::from(*link)),
             ActorEvent::Received(LinkId(link), data) => {
                 line.word("received", u64::from(*link));
                 line.bytes(data);
@@ -236,6 +237,7 @@ impl Line {
                 self.bytes(ack);
             }
             Message::Snapshot(snapshot) => self.word("snapshot", snapshot.version.get()),
+            Message::Finished => self.text("finished"),
             Message::Applied(version) => self.word("applied", version.get()),
             Message::Dropped(version) => self.word("dropped", version.get()),
             // Rare and small: their debug form holds everything.
@@ -351,6 +353,7 @@ impl Line {
                 self.word("receive", conn.get());
                 self.word("wanted", u64::from(*wanted));
             }
+            Effect::Finish { conn } => self.word("finish", conn.get()),
             Effect::Close { conn } => self.word("close", conn.get()),
             Effect::Post { to, message } => {
                 self.text("post");

@@ -134,6 +134,11 @@ impl World {
                     .receive(id, conn, wanted, &mut self.prng, &mut self.outputs);
                 self.carry_out();
             }
+            Effect::Finish { conn } => {
+                self.network
+                    .finish(id, conn, &mut self.prng, &mut self.outputs);
+                self.carry_out();
+            }
             Effect::Close { conn } => {
                 self.network
                     .close(id, conn, &mut self.prng, &mut self.outputs);
@@ -169,9 +174,15 @@ impl World {
                 let seat = self.seat(id);
                 seat.stopped = true;
                 seat.serving = false;
-                if self.node(id.node).seats.iter().all(|seat| seat.stopped) {
+                let seats = &self.node(id.node).seats;
+                if seats.iter().all(|seat| seat.stopped) {
                     self.die(id.node, Death::Exit);
                     return false;
+                }
+                let mut shards = seats.iter().filter(|seat| seat.peer != Peer::Control);
+                if shards.all(|seat| seat.stopped) {
+                    let control = self.peer(id.node, Peer::Control);
+                    self.deliver(control, Event::Stop);
                 }
             }
             Effect::Fatal(reason) => {

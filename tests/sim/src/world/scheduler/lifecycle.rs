@@ -104,6 +104,7 @@ impl World {
         self.observe(&Observation::NodeDied {
             node,
             power: death == Death::Power,
+            stopped: death == Death::Exit,
         });
         let pause_ns = self.prng.range(200_000, 300_000_000);
         self.push(pause_ns, Happening::Start(node));
