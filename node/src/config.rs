@@ -169,7 +169,7 @@ impl NodeConfig {
 const BYTES_PER_SUBSCRIPTION: usize = 4096;
 
 /// How one shard divides its memory: half for write buffers (with what of them is kept for tail reads), a quarter for
-/// received bytes, an eighth for cold reads, a sixteenth for footers, and the rest for sessions and state.
+/// received bytes, a sixteenth for footers, two thirds of the rest for cold reads and what remains for sessions and state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardMemory {
     /// Write buffers.
@@ -221,6 +221,11 @@ impl ShardMemory {
         } else {
             receive_buffers
         };
+        let footer_cache_bytes = bytes / 16;
+        let rest = bytes
+            .saturating_sub(regions_max * region_bytes)
+            .saturating_sub(receive_buffers * receive_buffer_bytes)
+            .saturating_sub(footer_cache_bytes);
         Self {
             regions_max,
             region_bytes,
@@ -228,9 +233,9 @@ impl ShardMemory {
             tail_bytes_max: (regions_max - 2) * region_bytes,
             receive_buffers,
             receive_buffer_bytes,
-            footer_cache_bytes: bytes / 16,
+            footer_cache_bytes,
             read_bytes_max: MIB,
-            reads_max: (bytes / 8 / MIB).clamp(2, 64),
+            reads_max: (rest * 2 / 3 / MIB).clamp(2, 64),
             subscriptions_max: bytes / BYTES_PER_SUBSCRIPTION,
         }
     }

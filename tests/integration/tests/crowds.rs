@@ -109,7 +109,7 @@ fn who_needs_more_of_a_connections_credit_is_first_and_lets_the_others_go_when_i
         assert_eq!(writer.ack().code, None);
         key
     };
-    let large = write(first.partition, &[7; 100_000]);
+    let large = write(first.partition, &vec![7; 100_000]);
     let small = write(second.partition, b"small");
     let (mut reader, ..) = Peer::at_leader(&setup, "crowd/link", first.partition.get());
     flood(&mut reader, [link_credit(10_000, 10)]);
