@@ -97,7 +97,8 @@ fn reason_of(error: &OpenError) -> Reason {
         OpenError::Disk {
             error: DiskError::NoSpace,
             ..
-        } => Reason::NoSpace,
+        }
+        | OpenError::NoSpace { .. } => Reason::NoSpace,
         OpenError::Disk { .. } => Reason::Disk,
         OpenError::NewerVersion { .. } => Reason::NewerVersion,
         OpenError::SettingsMismatch { .. } => Reason::Differs,

@@ -18,6 +18,14 @@ pub enum OpenError {
         /// How it failed.
         error: DiskError,
     },
+    /// The disk has no room for a file without which the journal cannot begin: a first start, or one whose spares are all
+    /// used up.
+    NoSpace {
+        /// Which.
+        file: JournalFile,
+        /// How much room it needs.
+        bytes: u64,
+    },
     /// There are journal files, with data in them, and no superblock.
     NotEmptyNoSuperblock {
         /// One of them.
@@ -81,6 +89,11 @@ impl fmt::Display for OpenError {
             } => write!(
                 f,
                 "{doing} failed: {error}; check the disk, then start again"
+            ),
+            Self::NoSpace { file, bytes } => write!(
+                f,
+                "{file} needs {bytes} bytes and its file system has no room for them: free that much there, then start \
+                 again; nothing that is kept was touched"
             ),
             Self::NotEmptyNoSuperblock { file } => write!(
                 f,

@@ -85,6 +85,15 @@ pub struct Journal {
 impl Journal {
     pub(crate) fn recovered(found: Recovered) -> Self {
         let settings = found.settings;
+        let mut spares = Spares::new(
+            settings.spares_wanted,
+            found.spares,
+            found.gone,
+            found.next_file,
+        );
+        if found.superblock.boot_count > 1 {
+            spares = spares.found_short();
+        }
         Self {
             now: found.now,
             prng: found.prng,
@@ -110,12 +119,7 @@ impl Journal {
                 found.last_crc,
             ),
             segments: found.sealed,
-            spares: Spares::new(
-                settings.spares_wanted,
-                found.spares,
-                found.gone,
-                found.next_file,
-            ),
+            spares,
             zeros: Bytes::new(),
             reclaim: Reclaim::default(),
             read_only_told: false,

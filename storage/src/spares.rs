@@ -66,6 +66,8 @@ pub(crate) struct Spares {
     full: bool,
     /// Appends wait for a spare.
     starved: bool,
+    /// The start found less than the reserves.
+    short: bool,
     retry_at: Option<Mono>,
 }
 
@@ -79,6 +81,24 @@ impl Spares {
             next_file,
             ..Self::default()
         }
+    }
+
+    /// A later start than the first: where it left less than the reserves, data waits until they are whole again, or is
+    /// refused because they cannot be. The open segment is then a reserve, too, and data leaves all of it to control
+    /// entries.
+    pub(crate) fn found_short(mut self) -> Self {
+        self.short = self.ready.len() < RESERVED_FROM_DATA;
+        self
+    }
+
+    /// See [`Spares::found_short`].
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Appends wait for a spare.
+    pub(crate) fn starve(&mut self) {
+        self.starved = true;
     }
 
     /// A spare, if more than `reserved` are there.
@@ -109,6 +129,7 @@ impl Spares {
     pub(crate) fn add(&mut self, file: u32) {
         self.ready.push_back(file);
         self.starved = false;
+        self.short &= self.ready.len() < RESERVED_FROM_DATA;
         if self.ready.len() > RESERVED_FROM_DATA {
             self.full = false;
             self.retry_at = None;

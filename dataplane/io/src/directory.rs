@@ -1,6 +1,7 @@
 //! A journal's directory: its lock, and whether its file system takes direct io. Opened once and held by whoever works on
 //! the files, recovery first and the driver after it; the lock goes when the last of them does. The lock is the kernel's
-//! (`flock`), so a crash never leaves one behind.
+//! (`flock`), so a crash never leaves one behind; the driver's ring holds it too, so that it never goes before the last
+//! write of a process that was killed. J-17
 
 use crate::syscall::{check, open_at, unlink_at};
 use bytes::Bytes;
@@ -33,13 +34,14 @@ struct Inner {
     direct_io: bool,
     direct_io_refused: Option<String>,
     /// Holds the lock by being open.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// Why a journal's directory cannot be used.
 #[derive(Debug)]
 pub enum DirectoryError {
-    /// Another process, or another part of this one, works on it: stop that first.
+    /// Another process, or another part of this one, works on it: stop that first. Or a process that was killed did, and
+    /// writes of it are still on their way to the disk: wait for them.
     InUse(PathBuf),
     /// It cannot be written: mend its permissions, or the mount that it lies on.
     NotWritable(PathBuf, io::Error),
@@ -93,23 +95,32 @@ impl JournalDirectory {
             }
             Err(error) => return Err(DirectoryError::Unusable(path.into(), error)),
         }
-        let (direct_io, direct_io_refused) = if direct_io {
-            match probe_direct_io(folder.as_raw_fd()) {
-                Ok(()) => (true, None),
-                Err(error) => (false, Some(error.to_string())),
-            }
-        } else {
-            (false, None)
-        };
-        Ok(Self {
+        let mut directory = Self {
             inner: Arc::new(Inner {
                 path: path.into(),
                 folder,
-                direct_io,
-                direct_io_refused,
-                _lock: lock,
+                direct_io: false,
+                direct_io_refused: None,
+                lock,
             }),
-        })
+        };
+        if direct_io {
+            directory.ask_direct_io();
+        }
+        Ok(directory)
+    }
+
+    /// Asks to bypass the page cache, as [`JournalDirectory::open`] does. It takes a write to find out, and a disk that
+    /// does not answer holds that up for ever: whoever wants to know first whether it does opens without.
+    ///
+    /// # Panics
+    /// When the directory was cloned already: whoever works on it works in one way.
+    pub fn ask_direct_io(&mut self) {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody works on it yet");
+        match probe_direct_io(inner.folder.as_raw_fd()) {
+            Ok(()) => inner.direct_io = true,
+            Err(error) => inner.direct_io_refused = Some(error.to_string()),
+        }
     }
 
     /// Where it is.
@@ -132,6 +143,11 @@ impl JournalDirectory {
 
     pub(crate) fn fd(&self) -> RawFd {
         self.inner.folder.as_raw_fd()
+    }
+
+    /// The open file that holds the lock.
+    pub(crate) fn lock(&self) -> RawFd {
+        self.inner.lock.as_raw_fd()
     }
 
     /// Flags for opening a file of the journal for reading and writing.
@@ -192,6 +208,10 @@ fn make_durably(path: &Path) -> io::Result<()> {
     fs::File::open(parent)?.sync_all()
 }
 
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 /// Tries a direct write: some file systems take the flag at open and refuse the write, others refuse the flag.
 fn probe_direct_io(folder: RawFd) -> io::Result<()> {
     let outcome = open_at(
@@ -205,14 +225,24 @@ fn probe_direct_io(folder: RawFd) -> io::Result<()> {
         let written =
             unsafe { libc::pwrite(file.as_raw_fd(), block.as_ptr().cast(), block.len(), 0) };
         if written == block.len() as isize {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            // It got as far as looking for room, so the write itself was welcome.
+            error if is_no_space(&error) => Ok(()),
+            error => Err(error),
         }
     });
+    // Not even an entry has room: then the flag alone has to do. The lock is always there.
+    let outcome = match outcome {
+        Err(error) if is_no_space(&error) => {
+            open_at(folder, LOCK, libc::O_RDWR | libc::O_DIRECT).map(drop)
+        }
+        outcome => outcome,
+    };
     // The open alone may have made the file before it failed.
     match unlink_at(folder, PROBE) {
-        Err(error) if outcome.is_ok() => Err(error),
+        Err(error) if outcome.is_ok() && error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => outcome,
     }
 }

@@ -102,7 +102,10 @@ impl Driver {
         };
         let submission_entries = submission_entries.max(1).next_power_of_two();
         let completion_entries = completion_entries.max(submission_entries);
-        let ring = Ring::new(submission_entries, completion_entries)?;
+        let mut ring = Ring::new(submission_entries, completion_entries)?;
+        if let Some(journal) = &journal {
+            ring.hold(journal.lock())?;
+        }
         let pool = ReceivePool::new(&ring, receive_buffers, receive_buffer_bytes)?;
         let counters = Arc::new(Counters::default());
         let report = StartReport {

@@ -1,6 +1,10 @@
 //! One io_uring: set-up, submission, waiting. Knows no socket and no file. Whatever is pushed reaches the kernel in order,
 //! also when the submission queue is full; whatever the kernel completes is taken in order, also when the completion
 //! queue overflowed. Counts what is outstanding, so that memory can outlive the kernel's use of it.
+//!
+//! A ring holds a lock for as long as the kernel may act for it. A process that is killed loses its descriptors at once,
+//! while its direct writes may still be on their way to the disk; the ring's own table of files goes only with the last of
+//! its operations.
 
 use crate::slab::Place;
 use crate::start::{StartError, ring_refused};
@@ -9,6 +13,7 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::RawFd;
 
 /// What a completion belongs to: the upper 4 bits of its user data. The others are the [`Place`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +98,8 @@ pub(crate) struct Ring {
     waiting: VecDeque<Entry>,
     /// Entries given to the kernel whose last completion was not taken yet.
     outstanding: u64,
+    /// Its table of files holds a lock.
+    holds: bool,
 }
 
 impl Ring {
@@ -135,7 +142,19 @@ impl Ring {
             ring,
             waiting: VecDeque::new(),
             outstanding: 0,
+            holds: false,
         })
+    }
+
+    /// Keeps the open file behind `lock`, and so the lock on it, until no operation of this ring is in flight any more, also
+    /// when the process is long dead. J-17
+    pub(crate) fn hold(&mut self, lock: RawFd) -> Result<(), StartError> {
+        self.ring
+            .submitter()
+            .register_files(&[lock])
+            .map_err(|error| ring_refused("registering the journal's lock", &error))?;
+        self.holds = true;
+        Ok(())
     }
 
     /// Makes the calling thread the only one that may submit from now on.
@@ -320,6 +339,16 @@ impl Ring {
     pub(crate) fn forget_waiting(&mut self) {
         self.outstanding -= self.waiting.len() as u64;
         self.waiting.clear();
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // Closing alone leaves the table to a worker of the kernel, which comes when it likes. With nothing in flight the
+        // next owner need not wait for that. A refusal costs that wait and nothing else.
+        if self.holds && self.outstanding == 0 {
+            let _ = self.ring.submitter().unregister_files();
+        }
     }
 }
 

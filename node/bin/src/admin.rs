@@ -165,6 +165,12 @@ fn answer(method: &Method, path: &str, health: &Health) -> Response<Full<Bytes>>
     match path {
         "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => match health.unready() {
+            // Readers are served as ever, so nobody is sent away for it.
+            None if health.is_read_only() => text(
+                StatusCode::OK,
+                "ready, read-only: the disk is full, and appends are refused until there is room\n"
+                    .to_owned(),
+            ),
             None => text(StatusCode::OK, "ready\n".to_owned()),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },

@@ -3,6 +3,10 @@
 //!
 //! `layout` is durable before the first journal's folder exists, so a first start that is cut off anywhere is repeated by
 //! the next one.
+//!
+//! A node that was killed gives its locks back one by one: the directory's own when its process is gone, each journal's when
+//! the last write to that journal is, which a disk may hold back for long (J-17). The first tells of a process, the others
+//! of a disk.
 
 use crate::exit::{Exit, Failure};
 use crate::listen::TEARDOWN_MAX;
@@ -41,51 +45,109 @@ pub(crate) struct DataDirectory {
     pub(crate) is_new: bool,
     pub(crate) control: JournalDirectory,
     pub(crate) shards: Vec<JournalDirectory>,
-    /// Held until the process ends.
-    _root: JournalDirectory,
+    /// Whoever holds it is a process: no ring does.
+    pub(crate) root: JournalDirectory,
 }
+
+/// How long a start waits for writes of a killed node that the disk has not answered. As long as the kernel gives an
+/// NVMe or SCSI disk by default before it gives the request up.
+const WRITES_MAX: Duration = Duration::from_secs(30);
+/// How often a lock is tried.
+const TRY_EVERY: Duration = Duration::from_millis(10);
 
 impl DataDirectory {
     /// Locks the directory, durably making it where it is absent, and opens its journals.
     pub(crate) fn open(path: &Path, asked: Asked) -> Result<Self, Failure> {
-        let deadline = Instant::now() + TEARDOWN_MAX;
-        let root = open_soon(path, false, deadline).map_err(|error| refused(path, &error))?;
+        Self::open_within(path, asked, TEARDOWN_MAX, WRITES_MAX)
+    }
+
+    /// The same, waiting at most `process_max` for a process that has the directory and at most `writes_max` for all
+    /// writes of one that had.
+    fn open_within(
+        path: &Path,
+        asked: Asked,
+        process_max: Duration,
+        writes_max: Duration,
+    ) -> Result<Self, Failure> {
+        let mut opened = JournalDirectory::open(path, false);
+        let begun = Instant::now();
+        while matches!(opened, Err(DirectoryError::InUse(_))) && begun.elapsed() < process_max {
+            std::thread::sleep(TRY_EVERY);
+            opened = JournalDirectory::open(path, false);
+        }
+        let root = opened.map_err(|error| refused(path, &error))?;
         let found = read_layout(path)?;
         let layout = agree(path, found, asked)?;
         let is_new = found.is_none();
         if is_new {
             write_layout(path, layout).map_err(|error| unusable(path, &error))?;
         }
-        let journal = |name: &str| {
-            let folder = path.join(name);
-            open_soon(&folder, true, deadline).map_err(|error| refused(&folder, &error))
-        };
-        let control = journal(CONTROL)?;
-        let shards = (0..layout.shards)
+        let mut writes = WritesOfTheDead::new(writes_max);
+        let mut journal = |name: &str| writes.open(&path.join(name));
+        let mut control = journal(CONTROL)?;
+        let mut shards = (0..layout.shards)
             .map(|shard| journal(&shard_folder(shard)))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        writes.say_done();
+        // It writes: only now, because on a disk that does not answer this start would hang without a word.
+        control.ask_direct_io();
+        shards.iter_mut().for_each(JournalDirectory::ask_direct_io);
         Ok(Self {
             layout,
             is_new,
             control,
             shards,
-            _root: root,
+            root,
         })
     }
 }
 
-/// Opens and locks a folder, and waits for the locks of a node that was killed to go.
-fn open_soon(
-    path: &Path,
-    direct_io: bool,
-    deadline: Instant,
-) -> Result<JournalDirectory, DirectoryError> {
-    loop {
-        match JournalDirectory::open(path, direct_io) {
-            Err(DirectoryError::InUse(_)) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(10));
+/// Opens the journals once the writes of a node that was killed are done: the process is gone, or it would have the whole
+/// directory's lock. J-17
+struct WritesOfTheDead {
+    most: Duration,
+    /// When the first lock was found held.
+    since: Option<Instant>,
+}
+
+impl WritesOfTheDead {
+    const fn new(most: Duration) -> Self {
+        Self { most, since: None }
+    }
+
+    fn open(&mut self, folder: &Path) -> Result<JournalDirectory, Failure> {
+        loop {
+            let opened = JournalDirectory::open(folder, false);
+            let Err(error) = opened else {
+                return opened.map_err(|error| refused(folder, &error));
+            };
+            if !matches!(error, DirectoryError::InUse(_)) {
+                return Err(refused(folder, &error));
             }
-            opened => return opened,
+            let most = units::show_duration(self.most);
+            let since = *self.since.get_or_insert_with(|| {
+                tracing::info!(
+                    journal = %folder.display(),
+                    "a node that was killed left writes behind that the disk has not answered yet: waits for them, at most {most}"
+                );
+                Instant::now()
+            });
+            if since.elapsed() >= self.most {
+                return Err(Failure::new(
+                    Exit::WritesHang,
+                    format!("writes of a node that was killed still hang in the kernel after {most}: the lock of {} is theirs", folder.display()),
+                )
+                .hint("look at the disk (the kernel's log, a frozen file system, a lost path) and start again: starting before they end could let them overwrite newer events"));
+            }
+            std::thread::sleep(TRY_EVERY);
+        }
+    }
+
+    /// Whoever was told of the waiting is told of its end.
+    fn say_done(&self) {
+        if let Some(since) = self.since {
+            let waited_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(waited_ms, "the killed node's writes are done");
         }
     }
 }
@@ -99,7 +161,7 @@ fn refused(path: &Path, error: &DirectoryError) -> Failure {
     match error {
         DirectoryError::InUse(_) => {
             Failure::new(Exit::DirectoryInUse, format!("the data directory {} is in use by another process", path.display()))
-                .hint("stop that process (`fuser -v` on its file `lock` names it), or give this one another data_dir")
+                .hint("stop that process (`fuser -v` on its file `lock` names it; one that was killed ends when its disk answers), or give this one another data_dir")
         }
         DirectoryError::NotWritable(_, error) | DirectoryError::Unusable(_, error) => unusable(path, error),
     }

@@ -34,12 +34,13 @@ pub(crate) enum Exit {
     RingRefused,
     ThreadDied,
     DrainTimeout,
+    WritesHang,
 }
 
 impl Exit {
     /// Every reason, by code.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -65,6 +66,7 @@ impl Exit {
         Self::RingRefused,
         Self::ThreadDied,
         Self::DrainTimeout,
+        Self::WritesHang,
     ];
 
     /// The process's exit code. 70 to 74 are `tiderace_base::operation::Fatal`'s own.
@@ -95,6 +97,7 @@ impl Exit {
             Self::RingRefused => 74,
             Self::ThreadDied => 75,
             Self::DrainTimeout => 76,
+            Self::WritesHang => 77,
         }
     }
 
@@ -138,6 +141,9 @@ impl Exit {
             Self::ThreadDied => "a thread of the node died: a bug, please report it with the log",
             Self::DrainTimeout => {
                 "the drain took longer than `drain_timeout`; acknowledged events are safe"
+            }
+            Self::WritesHang => {
+                "writes of a node that was killed still hang in the kernel, and may land on what a new one writes"
             }
         }
     }

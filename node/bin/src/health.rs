@@ -91,6 +91,11 @@ impl Health {
         }
     }
 
+    /// Whether a shard refuses appends because its disk is full.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.sum("shard", "read_only") > 0
+    }
+
     /// A number of one family, summed over its threads.
     pub(crate) fn sum(&self, family: &str, wanted: &str) -> u64 {
         let mut sum = 0_u64;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use threads::{Threads, Told, Which};
 use tiderace_base::catalogue::Durability;
 use tiderace_base::limits::MIB;
-use tiderace_io::pin;
+use tiderace_io::{JournalDirectory, pin};
 
 /// Cores when the kernel does not say which there are.
 const CORES_UNKNOWN: usize = 1;
@@ -37,6 +37,8 @@ pub(crate) struct Running {
     ask: Sender<Told>,
     told: Receiver<Told>,
     drain_timeout: Duration,
+    /// No other process may open the data directory before this one's threads have ended.
+    _root: JournalDirectory,
 }
 
 /// Opens, recovers and starts a node.
@@ -103,6 +105,7 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
         ask,
         told,
         drain_timeout: config.drain_timeout,
+        _root: directory.root,
     })
 }
 

@@ -108,6 +108,7 @@ impl Beginning {
             .copied()
             .filter(|file| is_whole(*file) && !kept.contains(file))
             .collect();
+        free.extend(self.never_begun(disk, directory, &settings, &free, &kept)?);
         let header = SegmentHeader {
             journal: self.superblock.journal,
             seq: self.last_seq + 1,
@@ -194,6 +195,44 @@ impl Beginning {
         })
     }
 
+    /// Spares that were filled since the last superblock: whole files that nobody names and whose first block holds nothing.
+    /// Made anew they would cost the time, and on a full disk there may be no room for them any more.
+    fn never_begun<D: Disk>(
+        &self,
+        disk: &mut D,
+        directory: &Directory,
+        settings: &Settings,
+        free: &[u32],
+        kept: &BTreeSet<u32>,
+    ) -> Result<Vec<u32>, OpenError> {
+        let mut found = Vec::new();
+        for file in directory.segments() {
+            let name = JournalFile::Segment(file);
+            let is_known = free.contains(&file) || self.is_named(file, kept);
+            if is_known || directory.bytes(name) != settings.segment_bytes {
+                continue;
+            }
+            // One to begin, and those that are wanted behind it.
+            if free.len() + found.len() > settings.spares_wanted {
+                break;
+            }
+            let mut block = aligned_zeroed(BLOCK_BYTES);
+            disk.read(name, 0, &mut block)
+                .map_err(|error| disk_error(name, "reading", error))?;
+            if block.iter().all(|byte| *byte == 0) {
+                found.push(file);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the believed superblock, or what was found of the log, tells of a life in this file.
+    fn is_named(&self, file: u32, kept: &BTreeSet<u32>) -> bool {
+        kept.contains(&file)
+            || self.superblock.recent.iter().any(|it| it.file == file)
+            || self.dropped.contains(&file)
+    }
+
     /// Writes the new segment's header into a file that the believed superblock does not need: a free one, or one that
     /// nobody names, or a new one.
     fn begin<D: Disk>(
@@ -205,11 +244,7 @@ impl Beginning {
         kept: &BTreeSet<u32>,
         header: &SegmentHeader,
     ) -> Result<u32, OpenError> {
-        let named = |file: &u32| {
-            kept.contains(file)
-                || self.superblock.recent.iter().any(|it| it.file == *file)
-                || self.dropped.contains(file)
-        };
+        let named = |file: &u32| self.is_named(*file, kept);
         let file = if let Some(file) = free.iter().copied().find(|file| !named(file)) {
             file
         } else {
@@ -223,8 +258,7 @@ impl Beginning {
                     .map_or(0, |greatest| greatest + 1)
             });
             let name = JournalFile::Segment(file);
-            disk.create(name, settings.segment_bytes)
-                .map_err(|error| disk_error(name, "creating", error))?;
+            super::create(disk, name, settings.segment_bytes)?;
             file
         };
         let name = JournalFile::Segment(file);

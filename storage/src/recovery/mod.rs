@@ -71,6 +71,14 @@ fn disk_error(file: JournalFile, doing: &'static str, error: DiskError) -> OpenE
     }
 }
 
+/// Makes a file without which the journal cannot begin.
+fn create<D: Disk>(disk: &mut D, file: JournalFile, bytes: u64) -> Result<(), OpenError> {
+    disk.create(file, bytes).map_err(|error| match error {
+        DiskError::NoSpace => OpenError::NoSpace { file, bytes },
+        error => disk_error(file, "creating", error),
+    })
+}
+
 /// What a recovery hands to the journal that will serve.
 pub(crate) struct Recovered {
     pub(crate) settings: Settings,

@@ -123,8 +123,7 @@ pub(crate) fn write<D: Disk>(disk: &mut D, superblock: &Superblock) -> Result<()
 
 /// Makes the file, with two copies that are none.
 pub(crate) fn create<D: Disk>(disk: &mut D) -> Result<(), OpenError> {
-    disk.create(JournalFile::Superblock, FILE_BYTES)
-        .map_err(|error| disk_error(JournalFile::Superblock, "creating", error))
+    super::create(disk, JournalFile::Superblock, FILE_BYTES)
 }
 
 /// What the first start decided must hold for ever.

@@ -2,7 +2,7 @@
 //! hold on to what they were given.
 
 use super::world::{World, key, small};
-use crate::{Class, Refused, Settings};
+use crate::{Class, OpenError, Refused, Settings};
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
 use tiderace_base::operation::{Effect, Effects, Fatal};
 use tiderace_base::position::Offset;
@@ -133,6 +133,81 @@ fn a_full_disk_refuses_data_takes_control_entries_and_recovers_by_itself() {
     assert!(!world.read_only);
     world.append(2000).expect("there is room again");
     world.settle();
+    world.crash();
+    world.open();
+}
+
+/// Fills the disk until data is refused, and leaves no byte of room.
+fn fill_to_the_last_byte(world: &mut World) {
+    let used = |world: &World| {
+        let files = world.disk.files.values();
+        files.map(|file| file.seen.len() as u64).sum()
+    };
+    world.disk.bytes_max = used(world);
+    for _ in 0..2000 {
+        if world.append(2000) == Err(Refused::ReadOnly) {
+            break;
+        }
+        world.settle();
+    }
+    world.disk.bytes_max = used(world);
+}
+
+#[test]
+fn a_start_on_a_full_disk_serves_what_it_has_and_recovers_when_there_is_room() {
+    for seed in 0..20 {
+        let mut world = opened(seed);
+        world.settle();
+        fill_to_the_last_byte(&mut world);
+        assert!(world.read_only, "seed {seed}");
+        for _ in 0..2 {
+            world.crash();
+            world.open();
+            world.settle();
+            // Somebody else takes what recovery gave back.
+            fill_to_the_last_byte(&mut world);
+            assert!(world.read_only, "seed {seed}");
+            world
+                .append_to(0, 100, Class::Control)
+                .expect("control entries have room");
+            world.settle();
+        }
+        world.disk.bytes_max = u64::MAX;
+        world.pass(2_000_000_000);
+        world.tick();
+        world.settle();
+        assert!(!world.read_only, "seed {seed}");
+        world.append(2000).expect("there is room again");
+        world.settle();
+    }
+}
+
+#[test]
+fn a_start_without_any_spare_on_a_full_disk_says_what_it_needs() {
+    let mut world = opened(4);
+    world.settle();
+    fill_to_the_last_byte(&mut world);
+    let refused = loop {
+        world.crash();
+        match world.try_open() {
+            Ok(owner) => world.check_recovered(&owner),
+            Err(error) => break error,
+        }
+        world.settle();
+        fill_to_the_last_byte(&mut world);
+        world
+            .append_to(0, 100, Class::Control)
+            .expect("control entries have room");
+        world.settle();
+        let used = world.disk.files.values().map(|file| file.seen.len() as u64);
+        world.disk.bytes_max = used.sum();
+    };
+    let OpenError::NoSpace { bytes, .. } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(bytes, world.settings.segment_bytes);
+    // That much is enough.
+    world.disk.bytes_max += bytes;
     world.crash();
     world.open();
 }

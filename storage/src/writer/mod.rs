@@ -146,6 +146,12 @@ impl Journal {
             self.stats.refused_read_only += 1;
             return Err(Refused::ReadOnly);
         }
+        if class == Class::Data && self.spares.is_short() {
+            self.spares.starve();
+            self.stats.refused_busy += 1;
+            self.room_is_wanted = true;
+            return Err(Refused::Busy);
+        }
         let fits = self.open.is_open && self.regions.filled().len() + bytes <= self.open.capacity;
         if !fits {
             self.close_chunk(false);

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 /// The line that says that a node has recovered and its threads run.
@@ -179,12 +179,9 @@ impl Output {
     /// What was said until now.
     #[must_use]
     pub fn so_far(&self) -> String {
-        self.0
-            .0
-            .lock()
-            .expect("nobody panics in here")
-            .lines
-            .join("\n")
+        // Also after a wait that hung: what was said is then wanted most.
+        let said = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.lines.join("\n")
     }
 
     fn wait_until<T>(&self, what: &str, look: impl Fn(&Said) -> Option<T>) -> T {
@@ -280,6 +277,12 @@ impl Node {
     #[must_use]
     pub fn runs(&self) -> bool {
         self.log.wait_for(RUNS).is_some()
+    }
+
+    /// Waits for a line of its log that holds `text`. False: it ended before.
+    #[must_use]
+    pub fn says(&self, text: &str) -> bool {
+        self.log.wait_for(text).is_some()
     }
 
     /// `kill -9`, and its funeral.

@@ -1,13 +1,13 @@
 //! A disk that fills up under a node: appends are refused with the code of the protocol before anything is half written, all
 //! else goes on, nothing acknowledged is lost, and the node recovers by itself once there is room, whether an operator made
-//! it or the node was told to drop a stream. Also a disk that does not answer: its writer is held to its credit.
+//! it or the node was told to drop a stream. It also starts on a disk without any room, and is read-only there. Also a disk that does not answer: its writer is held to its credit.
 //!
 //! Needs a user who may mount a disk of its own; where that is not so the output says so.
 
 use integration::batches;
 use integration::disks::SmallDisk;
 use integration::files;
-use integration::node::{Node, Setup};
+use integration::node::{Node, Setup, get};
 use integration::peer::{Peer, encoded, stream, subscription};
 use integration::scratch::Scratch;
 use std::fs;
@@ -208,6 +208,57 @@ fn a_full_disk_refuses_appends_and_nothing_else_and_recovers() {
     );
 }
 
+/// Waits until the node says of itself whether it is read-only; it is ready and lives all the while.
+fn wait_until_ready_says(setup: &Setup, text: &str) {
+    let begun = Instant::now();
+    loop {
+        assert_eq!(get(setup.admin, "/livez"), (200, "ok\n".to_owned()));
+        let (status, said) = get(setup.admin, "/readyz");
+        if status == 200 && said.starts_with(text) {
+            return;
+        }
+        assert!(begun.elapsed() < integration::HANG, "hangs: {said}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_start_on_a_full_disk_serves_what_it_has_and_goes_on_when_there_is_room() {
+    let scratch = Scratch::new("full-start");
+    let Some((disk, setup)) = disk(&scratch, 96 * MIB) else {
+        return;
+    };
+    let mut node = Node::start(&setup);
+    let (mut peer, _) = Peer::open(setup.server);
+    peer.create(&stream(KEPT, 1));
+    let mut kept = Writer::new(&setup, KEPT, 0);
+    // Somebody else's, to be given back: enough for the reserves and more.
+    disk.fill("other", 32 * MIB as u64);
+    kept.fill();
+    // Each start writes a little and so takes one spare for good, and there are two reserves.
+    for round in 0..2 {
+        // What the last recovery gave back is taken, too: not a block is free.
+        disk.fill_up(&format!("other-{round}"));
+        node.kill();
+        node = Node::start(&setup);
+        kept = Writer::new(&setup, KEPT, kept.acked);
+        wait_until_ready_says(&setup, "ready, read-only");
+        kept.fill();
+        control_goes_on(&setup, &kept);
+    }
+    for round in 0..2 {
+        fs::remove_file(disk.path().join(format!("other-{round}"))).expect("removed");
+    }
+    fs::remove_file(disk.path().join("other")).expect("removed");
+    kept.wait_for_room();
+    wait_until_ready_says(&setup, "ready\n");
+    control_goes_on(&setup, &kept);
+    node.kill();
+    let node = Node::start(&setup);
+    kept.reads_everything(&setup, KEPT);
+    node.stop();
+}
+
 #[test]
 fn a_disk_too_full_for_a_first_start_is_refused_and_left_as_it_was() {
     let scratch = Scratch::new("too-full");
@@ -215,7 +266,10 @@ fn a_disk_too_full_for_a_first_start_is_refused_and_left_as_it_was() {
         return;
     };
     disk.fill("other", disk.available() - MIB as u64);
-    Node::refused(&setup).expect(67, &["space"]);
+    Node::refused(&setup).expect(
+        67,
+        &["segment-00000000 needs 4194304 bytes", "free that much"],
+    );
     fs::remove_file(disk.path().join("other")).expect("removed");
     // What the start that failed has left does not stand in the way.
     let node = Node::start(&setup);

@@ -80,6 +80,27 @@ fn a_directory_in_use_is_refused() {
     drop(DataDirectory::open(&folder.0, NOTHING_ASKED).expect("free again"));
 }
 
+// J-17
+#[test]
+fn writes_of_a_killed_node_are_waited_for_and_have_an_exit_of_their_own() {
+    let folder = Folder::new("writes");
+    let DataDirectory { root, control, .. } =
+        DataDirectory::open(&folder.0, NOTHING_ASKED).expect("a first start");
+    // The process is gone, and a ring of it is not.
+    drop(root);
+    let open = |most| DataDirectory::open_within(&folder.0, NOTHING_ASKED, TEARDOWN_MAX, most);
+    let failure = open(Duration::from_millis(1)).expect_err("refused");
+    assert_eq!(failure.exit, Exit::WritesHang);
+    let message = failure.to_string();
+    assert!(
+        message.contains("still hang in the kernel after 1ms") && message.contains("what to do"),
+        "{message}"
+    );
+    let (waiter, path) = (std::thread::spawn(move || drop(control)), &folder.0);
+    drop(DataDirectory::open(path, NOTHING_ASKED).expect("free again"));
+    waiter.join().expect("it drops");
+}
+
 #[test]
 fn what_the_first_start_fixed_is_not_changed() {
     let folder = Folder::new("differs");
