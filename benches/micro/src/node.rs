@@ -178,6 +178,7 @@ impl Node {
             }
             Effect::WakeAt(at) => own.wake_at = at,
             Effect::CancelSend { .. }
+            | Effect::Finish { .. }
             | Effect::Receive { .. }
             | Effect::Serve
             | Effect::Refuse
