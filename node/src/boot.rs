@@ -148,6 +148,7 @@ pub fn boot<D: Disk>(
             id,
             boot,
             shards: config.shards,
+            connections_max: config.connections_max,
             read_bytes_max: settings.read_bytes_max,
             send_bytes_max: SEND_BYTES_MAX,
         };

@@ -12,6 +12,7 @@ use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits::DELIVER_BYTES_MAX;
 use tiderace_base::operation::Effects;
 use tiderace_base::position::{Epoch, Lsn, Offset};
+use tiderace_base::disk::DiskError;
 use tiderace_storage::{ReadBatches, ReadError, ReadId};
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::credit::{Amount, Spender};
@@ -383,6 +384,8 @@ impl Shard {
                     // The start moved, or the end has come: look again. Anything else is data that should be there.
                     ReadError::BelowStart(first) => first > partition.durable.start,
                     ReadError::AtEnd => subscription.next < partition.visible,
+                    // It was waited for, and is waited for again.
+                    ReadError::Disk(DiskError::NotOpened(_)) => false,
                     ReadError::Damaged { .. } | ReadError::Disk(_) => true,
                 }
             }
