@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::NodeId;
 use tiderace_base::limits::{
-    BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, MIB, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-    SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
+    BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, MIB, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
 
 /// Memory of a shard when nobody says otherwise.

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     CancelReceive,
     /// The cancelling of a connection's send.
     CancelSend,
-    /// A listener's multishot accept.
+    /// One of a listener's accepts.
     Accept,
     /// The poll of the eventfd.
     Wake,
@@ -79,7 +79,7 @@ const OPERATIONS: [(&str, u8); 11] = [
     ("fsync", opcode::Fsync::CODE),
     ("openat", opcode::OpenAt::CODE),
     ("unlinkat", opcode::UnlinkAt::CODE),
-    ("accept", opcode::AcceptMulti::CODE),
+    ("accept", opcode::Accept::CODE),
     ("recv", opcode::RecvMulti::CODE),
     ("send", opcode::Send::CODE),
     ("sendmsg", opcode::SendMsg::CODE),

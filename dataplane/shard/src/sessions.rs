@@ -12,8 +12,8 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use tiderace_base::ids::{ConnectionId, MessageId};
 use tiderace_base::limits::{
-    LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES,
-    SUBSCRIPTION_WINDOW_BATCHES_MAX, SUBSCRIPTION_WINDOW_BYTES_MAX,
+    LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES, SUBSCRIPTION_WINDOW_BATCHES_MAX,
+    SUBSCRIPTION_WINDOW_BYTES_MAX,
 };
 use tiderace_base::mesh::{Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, OpId};

@@ -27,6 +27,7 @@ pub(crate) enum Exit {
     DirectoryDiffers,
     AddressTaken,
     NoSpace,
+    OpenFiles,
     JournalWrite,
     JournalSync,
     Superblock,
@@ -39,7 +40,7 @@ pub(crate) enum Exit {
 impl Exit {
     /// Every reason, by code.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -58,6 +59,7 @@ impl Exit {
         Self::DirectoryDiffers,
         Self::AddressTaken,
         Self::NoSpace,
+        Self::OpenFiles,
         Self::JournalWrite,
         Self::JournalSync,
         Self::Superblock,
@@ -88,6 +90,7 @@ impl Exit {
             Self::DirectoryDiffers => 65,
             Self::AddressTaken => 66,
             Self::NoSpace => 67,
+            Self::OpenFiles => 68,
             Self::JournalWrite => 70,
             Self::JournalSync => 71,
             Self::Superblock => 72,
@@ -130,6 +133,7 @@ impl Exit {
             }
             Self::AddressTaken => "an address to listen on is taken, or not of this host",
             Self::NoSpace => "the disk is too full to start",
+            Self::OpenFiles => "the limit of open files is too low for so many shards",
             Self::JournalWrite => "a write to a journal failed",
             Self::JournalSync => "a sync of a journal failed",
             Self::Superblock => "a superblock could not be written",
