@@ -1,6 +1,6 @@
 //! Segment files that no life needs: prepared ahead, so that beginning a segment never waits for zeros, or left over by
 //! released lives. The last two are reserves: one for control entries, so that a full disk can still be told to drop data,
-//! and one for rewriting. Decides when data is refused on a full disk, and when a disk that fails is given up.
+//! and one for rewriting. Decides when data is refused on a full disk, and when a disk that fails is given up. J-18
 
 use crate::filling::{Filling, Pace};
 use std::collections::VecDeque;
@@ -172,7 +172,7 @@ impl Spares {
     }
 
     /// The one that was being filled is not to be had. Another one is tried later, whatever the reason; data is refused
-    /// only when it is space that is missing.
+    /// only when it is space that is missing. J-18
     pub(crate) fn failed(&mut self, error: DiskError, now: Mono) {
         self.filling = None;
         match error {

@@ -221,6 +221,15 @@ impl Ring {
         unsafe { self.push(entry) };
     }
 
+    /// Ends every operation that carries `token` early. One cancelling for each would find the first again and again.
+    pub(crate) fn cancel_each(&mut self, token: u64, answer: u64) {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(token).all())
+            .build()
+            .user_data(answer);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(entry) };
+    }
+
     /// Ends everything early.
     pub(crate) fn cancel_all(&mut self) {
         let nowhere = Place {

@@ -223,14 +223,11 @@ impl Sockets {
         for accepting in &mut self.listeners {
             if serving {
                 accepting.arm(ring);
-            } else {
-                // Each ends one of them.
-                for _ in 0..accepting.armed {
-                    ring.cancel(
-                        Kind::Accept.token(accepting.place),
-                        Kind::Forgotten.token(accepting.place),
-                    );
-                }
+            } else if accepting.armed > 0 {
+                ring.cancel_each(
+                    Kind::Accept.token(accepting.place),
+                    Kind::Forgotten.token(accepting.place),
+                );
             }
         }
     }
