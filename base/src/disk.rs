@@ -57,6 +57,9 @@ pub enum DiskError {
     Short,
     /// The device or the file system failed with this errno. On a journal's write or sync it is fatal.
     Io(i32),
+    /// The file could not be opened, and was waited for: the process or the machine is out of descriptors, or of memory for
+    /// one. No fault of the disk, and nothing was read or written. The errno.
+    NotOpened(i32),
     /// The simulated machine lost power. Never seen outside the simulator.
     PowerLost,
 }
@@ -68,6 +71,10 @@ impl fmt::Display for DiskError {
             Self::Absent => write!(f, "the file is absent"),
             Self::Short => write!(f, "the file ends before what was asked for"),
             Self::Io(errno) => write!(f, "input/output failed with errno {errno}"),
+            Self::NotOpened(errno) => write!(
+                f,
+                "no descriptor was left to open the file (errno {errno}): raise the limit of open files (ulimit -n, LimitNOFILE=, fs.file-max)"
+            ),
             Self::PowerLost => write!(f, "the machine lost power"),
         }
     }

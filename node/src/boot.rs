@@ -150,6 +150,7 @@ pub fn boot<D: Disk>(
             id,
             boot,
             shards: config.shards,
+            connections_max: config.connections_max,
             read_bytes_max: settings.read_bytes_max,
             reads_max: memory.reads_max,
             subscriptions_max: memory.subscriptions_max,

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::NodeId;
 use tiderace_base::limits::{
-    BLOCK_BYTES, CHUNK_BYTES_MAX, MIB, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-    SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
+    BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, MIB, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
 
 /// Memory of a shard when nobody says otherwise.
@@ -33,6 +33,8 @@ pub struct NodeConfig {
     pub prewrite_bytes: u64,
     /// Memory that the node may take for buffers, all shards together.
     pub memory_bytes: usize,
+    /// Connections that each shard serves at once, at most [`CONNECTIONS_PER_SHARD_MAX`].
+    pub connections_max: usize,
     /// This node's id; `None` lets the first start choose one.
     pub node_id: Option<NodeId>,
     /// Whether chunks may be as small as a test wants them: segments too small for the largest batch refuse it.
@@ -66,6 +68,11 @@ pub enum ConfigError {
         /// The most that so large segments allow.
         most: u64,
     },
+    /// No connections, or more than a shard serves.
+    Connections {
+        /// How many were asked for.
+        asked: usize,
+    },
     /// Too little memory for so many shards.
     Memory {
         /// What was asked for.
@@ -93,6 +100,10 @@ impl fmt::Display for ConfigError {
             Self::Prewrite { asked, most } => write!(
                 f,
                 "{asked} bytes were asked to be written ahead: segments of this size allow {most}; ask for less or for larger segments"
+            ),
+            Self::Connections { asked } => write!(
+                f,
+                "{asked} connections per shard were asked for: a shard serves 1 to {CONNECTIONS_PER_SHARD_MAX}"
             ),
             Self::Memory { asked, least } => {
                 write!(
@@ -137,6 +148,11 @@ impl NodeConfig {
             return Err(ConfigError::Prewrite {
                 asked: self.prewrite_bytes,
                 most,
+            });
+        }
+        if !(1..=CONNECTIONS_PER_SHARD_MAX).contains(&self.connections_max) {
+            return Err(ConfigError::Connections {
+                asked: self.connections_max,
             });
         }
         let least = SHARD_MEMORY_BYTES_MIN * usize::from(self.shards);
@@ -255,6 +271,7 @@ mod tests {
             segment_bytes: 64 * MIB as u64,
             prewrite_bytes: 0,
             memory_bytes: 2 * SHARD_MEMORY_BYTES_DEFAULT,
+            connections_max: CONNECTIONS_PER_SHARD_MAX,
             node_id: None,
             small_chunks: false,
         }
@@ -303,6 +320,13 @@ mod tests {
             .check(),
             Err(ConfigError::Prewrite { .. })
         ));
+        for asked in [0, CONNECTIONS_PER_SHARD_MAX + 1] {
+            let config = NodeConfig {
+                connections_max: asked,
+                ..config()
+            };
+            assert_eq!(config.check(), Err(ConfigError::Connections { asked }));
+        }
         assert!(matches!(
             NodeConfig {
                 memory_bytes: 1,

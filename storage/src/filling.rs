@@ -9,7 +9,7 @@ use crate::spares::RESERVED_FROM_DATA;
 use bytes::Bytes;
 use tiderace_base::disk::{DiskError, JournalFile};
 use tiderace_base::limits::{BLOCK_BYTES, KIB};
-use tiderace_base::operation::Effect;
+use tiderace_base::operation::{Effect, Fatal};
 use tiderace_base::region::aligned_zeroed;
 
 /// Zeros of one write. An append that comes while it is on its way waits for at most this much.
@@ -130,14 +130,18 @@ impl Journal {
             return;
         };
         filling.busy = false;
-        if result.is_err() {
-            // Most likely there is no space; a sync is never tried again. Either way another file is, later.
+        if let Err(error) = result {
+            // Nothing of the journal is in the file. A sync is never tried again: another file is, later.
             if filling.stage != Stage::Create {
                 let op = self.operations.begin(Op::Remove);
                 let file = JournalFile::Segment(filling.file);
                 self.outbox.push(Effect::Remove { op, file });
             }
-            self.spares.failed(self.now.mono);
+            self.stats.spares_failed += u64::from(error != DiskError::NoSpace);
+            self.spares.failed(error, self.now.mono);
+            if self.spares.are_hopeless() {
+                self.fail(Fatal::JournalWrite(error));
+            }
             return;
         }
         match filling.stage {

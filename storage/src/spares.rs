@@ -1,9 +1,10 @@
 //! Segment files that no life needs: prepared ahead, so that beginning a segment never waits for zeros, or left over by
 //! released lives. The last two are reserves: one for control entries, so that a full disk can still be told to drop data,
-//! and one for rewriting. Decides when data is refused on a full disk.
+//! and one for rewriting. Decides when data is refused on a full disk, and when a disk that fails is given up. J-18
 
 use crate::filling::{Filling, Pace};
 use std::collections::VecDeque;
+use tiderace_base::disk::DiskError;
 use tiderace_base::position::Lsn;
 use tiderace_base::time::Mono;
 
@@ -18,8 +19,11 @@ const KEPT_BEYOND: usize = 3;
 const CHECKPOINTS_UNTIL_FORGOTTEN: u64 = 3;
 /// The fewest spares that are wanted: the reserves and one ahead.
 pub(crate) const WANTED_MIN: usize = RESERVED_FROM_DATA + 1;
-/// How long to wait before what failed for want of space is tried again.
+/// How long to wait before what failed is tried again.
 pub(crate) const RETRY_AFTER_NS: u64 = 1_000_000_000;
+/// After so many failures in a row that are not for want of space, appends that wait for a spare wait in vain: nobody
+/// makes room on a disk that fails.
+const FAILURES_MAX: u32 = 10;
 
 /// A released life's file on its way to being a spare.
 #[derive(Debug)]
@@ -62,8 +66,10 @@ pub(crate) struct Spares {
     pub(crate) pace: Pace,
     wanted: usize,
     next_file: u32,
-    /// The last filling failed.
+    /// A filling failed for want of space, and none has succeeded since.
     full: bool,
+    /// Fillings that failed otherwise since one succeeded.
+    failures: u32,
     /// Appends wait for a spare.
     starved: bool,
     /// The start found less than the reserves.
@@ -130,6 +136,7 @@ impl Spares {
         self.ready.push_back(file);
         self.starved = false;
         self.short &= self.ready.len() < RESERVED_FROM_DATA;
+        self.failures = 0;
         if self.ready.len() > RESERVED_FROM_DATA {
             self.full = false;
             self.retry_at = None;
@@ -185,11 +192,20 @@ impl Spares {
         self.filling.is_none() && self.ready.len() + coming < self.wanted
     }
 
-    /// The one that was being filled is not to be had.
-    pub(crate) fn failed(&mut self, now: Mono) {
+    /// The one that was being filled is not to be had. Another one is tried later, whatever the reason; data is refused
+    /// only when it is space that is missing. J-18
+    pub(crate) fn failed(&mut self, error: DiskError, now: Mono) {
         self.filling = None;
-        self.full = true;
+        match error {
+            DiskError::NoSpace => self.full = true,
+            _ => self.failures = self.failures.saturating_add(1),
+        }
         self.retry_at = Some(now.after_ns(RETRY_AFTER_NS));
+    }
+
+    /// Appends wait for a spare, and the disk has failed to give one too often.
+    pub(crate) fn are_hopeless(&self) -> bool {
+        self.starved && self.failures >= FAILURES_MAX
     }
 
     /// Whether data is refused: only the reserves are left, and no more can be had.

@@ -21,6 +21,8 @@ pub struct Stats {
     pub segments_recycled: u64,
     /// Bytes of zeros written ahead of the appends.
     pub prewritten_bytes: u64,
+    /// Spare segments that could not be made, for another reason than a full disk.
+    pub spares_failed: u64,
     /// Superblocks written.
     pub superblocks: u64,
     /// Checkpoints finished.

@@ -10,7 +10,7 @@ use tiderace_base::catalogue::{Durability, Retention};
 use tiderace_base::ids::{
     BootId, ConnectionId, PartitionIndex, PartitionKey, ShardId, StreamId, TenantId,
 };
-use tiderace_base::limits::MIB;
+use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, MIB};
 use tiderace_base::mesh::Peer;
 use tiderace_base::operation::{Effect, Effects, Event, Machine};
 use tiderace_base::position::Epoch;
@@ -87,6 +87,7 @@ impl Node {
             segment_bytes: 64 << 20,
             prewrite_bytes: 0,
             memory_bytes: 64 * MIB,
+            connections_max: CONNECTIONS_PER_SHARD_MAX,
             node_id: None,
             small_chunks: false,
         };

@@ -2,7 +2,7 @@
 //! flags as the driver's, so that what recovery proves holds for what the driver does. Buffers of any alignment are
 //! welcome and bounce through an aligned one; a sync that failed is reported once and never tried again here.
 
-use crate::directory::{JournalDirectory, SECTOR_BYTES, disk_error, file_name, zeros};
+use crate::directory::{JournalDirectory, SECTOR_BYTES, disk_error, file_name, open_error, zeros};
 use crate::syscall::{check, open_at, uninterrupted, unlink_at};
 use bytes::BytesMut;
 use std::fs::{self, File};
@@ -17,7 +17,8 @@ use tiderace_base::region::aligned_zeroed;
 /// Bytes moved by one syscall.
 const PIECE_BYTES: usize = MIB;
 /// Files kept open. Recovery walks segments in order, so few are ever wanted again.
-const FILES_OPEN_MAX: usize = 64;
+/// Fewer than any driver may have open.
+const FILES_OPEN_MAX: usize = 16;
 
 /// The blocking port of one journal's directory.
 #[derive(Debug)]
@@ -40,15 +41,24 @@ impl BlockingDisk {
 
     fn file(&mut self, file: JournalFile) -> Result<&File, DiskError> {
         if !self.open.contains_key(&file) {
-            if self.open.len() >= FILES_OPEN_MAX {
-                self.open.clear();
-            }
-            let flags = self.directory.open_flags();
-            let opened = open_at(self.directory.fd(), &file_name(file), flags)
-                .map_err(|error| told(&error))?;
-            self.open.insert(file, File::from(opened));
+            let opened = self.open_file(file, 0)?;
+            self.keep_open(file, opened);
         }
         Ok(&self.open[&file])
+    }
+
+    fn open_file(&self, file: JournalFile, more_flags: libc::c_int) -> Result<File, DiskError> {
+        let flags = self.directory.open_flags() | more_flags;
+        open_at(self.directory.fd(), &file_name(file), flags)
+            .map(File::from)
+            .map_err(|error| open_error(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
+    fn keep_open(&mut self, file: JournalFile, opened: File) {
+        if self.open.len() >= FILES_OPEN_MAX {
+            self.open.clear();
+        }
+        self.open.insert(file, opened);
     }
 
     /// Makes the directory's entries durable.
@@ -60,10 +70,7 @@ impl BlockingDisk {
     }
 
     fn fill_with_zeros(&mut self, file: JournalFile, bytes: u64) -> Result<(), DiskError> {
-        let flags = self.directory.open_flags() | libc::O_CREAT | libc::O_TRUNC;
-        let created =
-            open_at(self.directory.fd(), &file_name(file), flags).map_err(|error| told(&error))?;
-        let created = File::from(created);
+        let created = self.open_file(file, libc::O_CREAT | libc::O_TRUNC)?;
         let piece = zeros(PIECE_BYTES);
         let mut at = 0;
         while at < bytes {
@@ -72,7 +79,7 @@ impl BlockingDisk {
             at += len as u64;
         }
         sync(&created)?;
-        self.open.insert(file, created);
+        self.keep_open(file, created);
         self.sync_directory()
     }
 }

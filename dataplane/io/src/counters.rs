@@ -48,6 +48,10 @@ pub struct Counters {
     pub writes_copied: Counter,
     /// Reads and writes that the disk did in more than one piece.
     pub disk_continued: Counter,
+    /// Opens that found no descriptor and were tried again.
+    pub opens_repeated: Counter,
+    /// Reads that waited because as many files were open as may be.
+    pub reads_held: Counter,
     /// Messages that had to wait because the mesh was full.
     pub mesh_waited: Counter,
 }

@@ -175,6 +175,21 @@ pub(crate) fn disk_error(errno: i32) -> DiskError {
     }
 }
 
+/// Whether an open failed for want of a descriptor or of memory for one: the process is at its limit (`EMFILE`) or the
+/// machine is (`ENFILE`, `ENOMEM`). The kernel finds that out before it touches the disk.
+pub(crate) fn is_out_of_descriptors(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+}
+
+/// What the errno of an open means to a journal.
+pub(crate) fn open_error(errno: i32) -> DiskError {
+    if is_out_of_descriptors(errno) {
+        DiskError::NotOpened(errno)
+    } else {
+        disk_error(errno)
+    }
+}
+
 /// One region of zeros, shared by all that write them. Aligned as direct io needs it.
 pub(crate) fn zeros(len: usize) -> Bytes {
     aligned_zeroed(len).freeze()

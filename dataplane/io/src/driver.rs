@@ -285,12 +285,12 @@ impl Driver {
             }
             Kind::Open => {
                 if let Some(files) = &mut self.files {
-                    files.on_open(completion, ring, ready);
+                    files.on_open(completion, now.mono, ring, ready);
                 }
             }
             Kind::File => {
                 if let Some(files) = &mut self.files {
-                    files.on_file(completion, ring, ready);
+                    files.on_file(completion, now.mono, ring, ready);
                 }
             }
             Kind::Forgotten => {}
@@ -340,6 +340,9 @@ impl Driver {
     /// Submits what was asked for, and sleeps if there is nothing to do.
     fn wait(&mut self, now: Mono) -> std::io::Result<()> {
         let starved = self.sockets.finish_turn(now, &mut self.ring);
+        if let Some(files) = &mut self.files {
+            files.finish_turn(now, &mut self.ring);
+        }
         let mut sleep = !starved && self.ready.is_empty() && !self.ring.has_completions();
         if sleep {
             self.waker.prepare_sleep();
@@ -357,7 +360,8 @@ impl Driver {
 
     /// How long; none when something is due already.
     fn time_to_sleep(&self) -> Option<u64> {
-        let due = [self.wake_at, self.sockets.next_wake()]
+        let files = self.files.as_ref().and_then(Files::next_wake);
+        let due = [self.wake_at, self.sockets.next_wake(), files]
             .into_iter()
             .flatten()
             .min();

@@ -5,11 +5,17 @@
 //! behind a worker thread. A write or read that ends early goes on where it ended before anything is reported; the
 //! machine sees one completion for all bytes or an error. A sync is never repeated, whatever it answered.
 //!
+//! A file that cannot be opened because the process or the machine is out of descriptors is no failure of the disk: nothing
+//! was written through it. It is opened again until that works or a bounded time is over, and what was asked of it waits in
+//! order. No more files are open than may be, but for those that are written; a read of another one waits.
+//!
 //! Buffers stay with their operation until its completion. One file at a time is prepared, one piece of it in flight, so
 //! that filling a spare segment never stands between an append and its disk for longer than one piece.
 
 use crate::counters::Counters;
-use crate::directory::{JournalDirectory, SECTOR_BYTES, disk_error, file_name, zeros};
+use crate::directory::{
+    JournalDirectory, SECTOR_BYTES, disk_error, file_name, is_out_of_descriptors, open_error, zeros,
+};
 use crate::ring::{Completion, Kind, Ring};
 use crate::slab::{Place, Slab};
 use crate::syscall::FILE_MODE;
@@ -21,12 +27,20 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use tiderace_base::collections::Map;
 use tiderace_base::disk::{DiskError, JournalFile};
-use tiderace_base::limits::{BLOCK_BYTES, MIB};
+use tiderace_base::limits::{BLOCK_BYTES, HANDSHAKE_NS_MAX, MIB};
 use tiderace_base::operation::{Event, OpId};
 use tiderace_base::region::aligned_zeroed;
+use tiderace_base::time::Mono;
 
 /// Zeros written at once while a file is prepared.
 const PREPARE_PIECE_BYTES: usize = MIB;
+/// Files that are written at once, and stay open however many others are: the superblock, two segments around a roll, the
+/// one that is filled, footers and a checkpoint's part.
+pub(crate) const FILES_WRITTEN_MAX: usize = 16;
+/// How long after an open that found no descriptor the next try is.
+const OPEN_AGAIN_NS: u64 = 10_000_000;
+/// How long a file is tried to be opened: twice as long as a peer that says nothing keeps the descriptor that it took.
+const OPEN_WAIT_NS_MAX: u64 = 2 * HANDSHAKE_NS_MAX;
 
 struct OpenFile {
     file: JournalFile,
@@ -40,6 +54,17 @@ struct OpenFile {
     busy: u32,
     /// When it was last wanted, in operations.
     used: u64,
+    /// When it was first tried to be opened in vain.
+    since: Option<Mono>,
+}
+
+/// An open that found no descriptor.
+#[derive(Clone, Copy, Debug)]
+enum Starved {
+    /// Of a file that operations wait for.
+    File(Place),
+    /// Of the file that is prepared.
+    Prepared(Place),
 }
 
 struct Operation {
@@ -69,6 +94,8 @@ enum Step {
     PrepareOpen {
         bytes: u64,
         name: CString,
+        /// When it was first tried in vain.
+        since: Option<Mono>,
     },
     PrepareZero {
         bytes: u64,
@@ -102,6 +129,13 @@ pub(crate) struct Files {
     by_name: Map<JournalFile, Place>,
     open_max: usize,
     uses: u64,
+    /// The last two segments that were durably written: appends go there, and never wait for a descriptor.
+    appended: [Option<JournalFile>; 2],
+    /// Opens that are tried again, in order.
+    starved: VecDeque<Starved>,
+    open_again_at: Option<Mono>,
+    /// Reads that wait until another file may be open, in order.
+    held: VecDeque<Place>,
     operations: Slab<Operation>,
     /// Files to be prepared; the first is being worked on.
     preparing: VecDeque<Place>,
@@ -121,6 +155,10 @@ impl Files {
             by_name: Map::default(),
             open_max: open_max.max(1),
             uses: 0,
+            appended: [None; 2],
+            starved: VecDeque::new(),
+            open_again_at: None,
+            held: VecDeque::new(),
             operations: Slab::new(),
             preparing: VecDeque::new(),
             zeros: zeros(PREPARE_PIECE_BYTES),
@@ -148,6 +186,9 @@ impl Files {
             aligned.copy_from_slice(&data);
             aligned.freeze()
         };
+        if durable && matches!(file, JournalFile::Segment(_)) && self.appended[0] != Some(file) {
+            self.appended = [Some(file), self.appended[0]];
+        }
         let step = Step::Write {
             data,
             at,
@@ -206,6 +247,19 @@ impl Files {
     /// Runs a step on an open file, opening it first where needed.
     fn on_open_file(&mut self, op: OpId, file: JournalFile, step: Step, ring: &mut Ring) {
         let place = self.operations.insert(Operation { op, file, step });
+        if !self.dispatch(place, ring) {
+            self.counters.reads_held.add(1);
+            self.held.push_back(place);
+        }
+    }
+
+    /// False: the file is not open, as many others are as may be, each of them busy, and a read has time.
+    fn dispatch(&mut self, place: Place, ring: &mut Ring) -> bool {
+        let Some(operation) = self.operations.get_mut(place) else {
+            return true;
+        };
+        let file = operation.file;
+        let has_time = matches!(operation.step, Step::Read { .. });
         self.uses += 1;
         if let Some(opened) = self
             .by_name
@@ -219,9 +273,11 @@ impl Files {
             } else {
                 self.submit(place, ring);
             }
-            return;
+            return true;
         }
-        self.close_oldest();
+        if !self.make_room() && has_time {
+            return false;
+        }
         let at = self.open.insert(OpenFile {
             file,
             name: file_name(file),
@@ -229,8 +285,14 @@ impl Files {
             waiting: vec![place],
             busy: 1,
             used: self.uses,
+            since: None,
         });
         self.by_name.insert(file, at);
+        self.submit_open(at, ring);
+        true
+    }
+
+    fn submit_open(&mut self, at: Place, ring: &mut Ring) {
         let flags = self.directory.open_flags();
         if let Some(opened) = self.open.get_mut(at) {
             let entry = opcode::OpenAt::new(types::Fd(self.directory.fd()), opened.name.as_ptr())
@@ -243,19 +305,62 @@ impl Files {
         }
     }
 
-    fn close_oldest(&mut self) {
-        if self.open.len() < self.open_max {
-            return;
-        }
+    /// Makes room for one more open file. False: all are in use.
+    fn make_room(&mut self) -> bool {
+        self.open.len() < self.open_max || self.close_oldest()
+    }
+
+    /// Closes the file that nobody wanted for longest. False: there is none that may be closed.
+    fn close_oldest(&mut self) -> bool {
+        let appended = self.appended;
         let oldest = self
             .open
             .iter_mut()
-            .filter(|(_, opened)| opened.busy == 0)
+            .filter(|(_, opened)| {
+                opened.busy == 0
+                    && opened.file != JournalFile::Superblock
+                    && !appended.contains(&Some(opened.file))
+            })
             .min_by_key(|(_, opened)| opened.used)
             .map(|(at, opened)| (at, opened.file));
         if let Some((at, file)) = oldest {
             self.by_name.remove(&file);
             drop(self.open.remove(at));
+        }
+        oldest.is_some()
+    }
+
+    /// An open found no descriptor. One that is idle here is given up for it, and it is tried again a little later.
+    fn starve(&mut self, open: Starved, now: Mono) {
+        self.counters.opens_repeated.add(1);
+        self.close_oldest();
+        self.starved.push_back(open);
+        self.open_again_at
+            .get_or_insert(now.after_ns(OPEN_AGAIN_NS));
+    }
+
+    /// When something of this module's own is due.
+    pub(crate) fn next_wake(&self) -> Option<Mono> {
+        self.open_again_at
+    }
+
+    /// Ends a turn: tries what waits for a descriptor again when it is due, and reads that waited for another file to be
+    /// let go.
+    pub(crate) fn finish_turn(&mut self, now: Mono, ring: &mut Ring) {
+        if self.open_again_at.is_some_and(|at| at <= now) {
+            self.open_again_at = None;
+            for open in std::mem::take(&mut self.starved) {
+                match open {
+                    Starved::File(at) => self.submit_open(at, ring),
+                    Starved::Prepared(place) => self.submit(place, ring),
+                }
+            }
+        }
+        while let Some(place) = self.held.front().copied() {
+            if !self.dispatch(place, ring) {
+                break;
+            }
+            self.held.pop_front();
         }
     }
 
@@ -274,12 +379,19 @@ impl Files {
     pub(crate) fn on_open(
         &mut self,
         completion: Completion,
+        now: Mono,
         ring: &mut Ring,
         ready: &mut VecDeque<Event>,
     ) {
         let Some(opened) = self.open.get_mut(completion.place) else {
             return;
         };
+        if is_out_of_descriptors(-completion.result)
+            && now.since(*opened.since.get_or_insert(now)) < OPEN_WAIT_NS_MAX
+        {
+            self.starve(Starved::File(completion.place), now);
+            return;
+        }
         let waiting = std::mem::take(&mut opened.waiting);
         if completion.result >= 0 {
             // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
@@ -292,7 +404,7 @@ impl Files {
         let file = opened.file;
         self.by_name.remove(&file);
         drop(self.open.remove(completion.place));
-        let error = disk_error(-completion.result);
+        let error = open_error(-completion.result);
         for place in waiting {
             self.end(place, Err(error), ready);
         }
@@ -312,6 +424,7 @@ impl Files {
             operation.step = Step::PrepareOpen {
                 bytes,
                 name: file_name(file),
+                since: None,
             };
         }
         self.forget_open(file);
@@ -379,6 +492,7 @@ impl Files {
     pub(crate) fn on_file(
         &mut self,
         completion: Completion,
+        now: Mono,
         ring: &mut Ring,
         ready: &mut VecDeque<Event>,
     ) {
@@ -387,6 +501,13 @@ impl Files {
             return;
         };
         let file = operation.file;
+        if let Step::PrepareOpen { since, .. } = &mut operation.step
+            && is_out_of_descriptors(-completion.result)
+            && now.since(*since.get_or_insert(now)) < OPEN_WAIT_NS_MAX
+        {
+            self.starve(Starved::Prepared(place), now);
+            return;
+        }
         let result = usize::try_from(completion.result).map_err(|_| -completion.result);
         let mut prepared = None;
         let next = match &mut operation.step {
@@ -408,7 +529,7 @@ impl Files {
                         Next::Step(Step::PrepareZero { bytes, at: 0 })
                     }
                 }
-                Err(errno) => Next::End(Err(disk_error(errno))),
+                Err(errno) => Next::End(Err(open_error(errno))),
             },
             Step::PrepareZero { bytes, at } => {
                 let mut done = *at as usize;
@@ -458,7 +579,7 @@ impl Files {
     }
 
     fn insert_prepared(&mut self, file: JournalFile, fd: OwnedFd) {
-        self.close_oldest();
+        self.make_room();
         self.uses += 1;
         let at = self.open.insert(OpenFile {
             file,
@@ -467,6 +588,7 @@ impl Files {
             waiting: Vec::new(),
             busy: 1,
             used: self.uses,
+            since: None,
         });
         self.by_name.insert(file, at);
     }

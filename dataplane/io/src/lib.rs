@@ -36,5 +36,5 @@ pub use directory::{DirectoryError, JournalDirectory};
 pub use driver::{Driver, Outcome};
 pub use listener::{Listen, Listener};
 pub use mesh::{MeshBuilder, MeshEnd};
-pub use start::{DriverConfig, StartError, StartReport};
+pub use start::{DriverConfig, StartError, StartReport, descriptors_besides};
 pub use waker::StopHandle;

@@ -36,21 +36,29 @@ pub fn to(cpu: usize) -> io::Result<()> {
 }
 
 /// Raises the soft limit of open files to the hard one, and says how many may be open then. A connection is a file: the
-/// usual soft limit of 1,024 is far below what a shard takes.
+/// usual soft limit of 1,024 is far below what a shard takes. Where raising is refused it is the limit as it was.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel does not say the limit.
 pub fn raise_open_files() -> io::Result<u64> {
+    let before = open_files()?;
+    let raised = libc::rlimit {
+        rlim_cur: before.rlim_max,
+        rlim_max: before.rlim_max,
+    };
+    // SAFETY: the pointer describes `raised`. What it reached is asked for, so its result says nothing more.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+    open_files().map(|limit| limit.rlim_cur)
+}
+
+fn open_files() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: the pointer describes `limit`.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: the pointer describes `limit`.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    Ok(limit.rlim_cur)
+    Ok(limit)
 }
 
 /// The same cores as a set, for the ring's own workers.

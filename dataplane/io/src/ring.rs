@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     CancelReceive,
     /// The cancelling of a connection's send.
     CancelSend,
-    /// A listener's multishot accept.
+    /// One of a listener's accepts.
     Accept,
     /// The poll of the eventfd.
     Wake,
@@ -84,7 +84,7 @@ const OPERATIONS: [(&str, u8); 11] = [
     ("fsync", opcode::Fsync::CODE),
     ("openat", opcode::OpenAt::CODE),
     ("unlinkat", opcode::UnlinkAt::CODE),
-    ("accept", opcode::AcceptMulti::CODE),
+    ("accept", opcode::Accept::CODE),
     ("recv", opcode::RecvMulti::CODE),
     ("send", opcode::Send::CODE),
     ("sendmsg", opcode::SendMsg::CODE),
@@ -236,6 +236,15 @@ impl Ring {
     /// Ends the operation that carries `token` early, if it is still there. The answer carries `answer`.
     pub(crate) fn cancel(&mut self, token: u64, answer: u64) {
         let entry = opcode::AsyncCancel::new(token).build().user_data(answer);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(entry) };
+    }
+
+    /// Ends every operation that carries `token` early. One cancelling for each would find the first again and again.
+    pub(crate) fn cancel_each(&mut self, token: u64, answer: u64) {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(token).all())
+            .build()
+            .user_data(answer);
         // SAFETY: the entry points to nothing.
         unsafe { self.push(entry) };
     }

@@ -33,6 +33,9 @@ use tiderace_base::time::Mono;
 const PARTS_MAX: usize = 64;
 /// The most that one syscall is asked to send: a length is a `u32` there and its result an `i32`.
 const SEND_BYTES_MAX: usize = 1 << 30;
+/// Accepts of one listener in the kernel at once. Each takes a descriptor before this thread hears of it, so their number
+/// is all that a flood of connections takes beyond those that are open: a multishot accept would take the whole backlog.
+pub(crate) const ACCEPTS_PER_LISTENER: usize = 8;
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_REST_NS: u64 = 100_000_000;
 
@@ -158,8 +161,8 @@ impl Sending {
 struct Accepting {
     listener: Listener,
     place: Place,
-    /// An accept is in the kernel.
-    armed: bool,
+    /// Accepts in the kernel.
+    armed: usize,
 }
 
 /// All connections of one driver.
@@ -196,7 +199,7 @@ impl Sockets {
                     slot: index as u32,
                     generation: 0,
                 },
-                armed: false,
+                armed: 0,
             })
             .collect();
         Self {
@@ -221,8 +224,8 @@ impl Sockets {
         for accepting in &mut self.listeners {
             if serving {
                 accepting.arm(ring);
-            } else if accepting.armed {
-                ring.cancel(
+            } else if accepting.armed > 0 {
+                ring.cancel_each(
                     Kind::Accept.token(accepting.place),
                     Kind::Forgotten.token(accepting.place),
                 );
@@ -237,25 +240,22 @@ impl Sockets {
         ring: &mut Ring,
         ready: &mut VecDeque<Event>,
     ) {
-        let accepting = &mut self.listeners[completion.place.slot as usize];
-        accepting.armed = completion.more();
+        let listener = completion.place.slot as usize;
+        self.listeners[listener].armed -= 1;
         if completion.result >= 0 {
             // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
-            if self.serving && !accepting.armed {
-                accepting.arm(ring);
-            }
+            // First: one that is turned away has given its descriptor back when the next is accepted.
             self.admit(socket, ring, ready);
-            return;
         }
-        if accepting.armed || !self.serving {
+        if !self.serving {
             return;
         }
         match -completion.result {
             libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                 self.accept_again_at = Some(now.after_ns(ACCEPT_REST_NS));
             }
-            _ => accepting.arm(ring),
+            _ => self.listeners[listener].arm(ring),
         }
     }
 
@@ -597,16 +597,17 @@ impl std::fmt::Debug for Sockets {
 
 impl Accepting {
     fn arm(&mut self, ring: &mut Ring) {
-        if self.armed {
-            return;
+        while self.armed < ACCEPTS_PER_LISTENER {
+            self.armed += 1;
+            let nowhere = ptr::null_mut();
+            let entry =
+                opcode::Accept::new(types::Fd(self.listener.fd()), nowhere, ptr::null_mut())
+                    .flags(libc::SOCK_CLOEXEC)
+                    .build()
+                    .user_data(Kind::Accept.token(self.place));
+            // SAFETY: the entry points to nothing.
+            unsafe { ring.push(entry) };
         }
-        self.armed = true;
-        let entry = opcode::AcceptMulti::new(types::Fd(self.listener.fd()))
-            .flags(libc::SOCK_CLOEXEC)
-            .build()
-            .user_data(Kind::Accept.token(self.place));
-        // SAFETY: the entry points to nothing.
-        unsafe { ring.push(entry) };
     }
 }
 

@@ -2,8 +2,10 @@
 //! cause and what to do about it, because nobody should have to read a kernel's source to start a node.
 
 use crate::directory::JournalDirectory;
+use crate::files::FILES_WRITTEN_MAX;
 use crate::listener::Listener;
 use crate::mesh::MeshEnd;
+use crate::sockets::ACCEPTS_PER_LISTENER;
 use std::fmt;
 use std::io;
 use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, KIB};
@@ -25,7 +27,7 @@ pub struct DriverConfig {
     pub receive_buffer_bytes: usize,
     /// Connections open at once. One more is closed as soon as it was accepted, without an event.
     pub connections_max: usize,
-    /// Files of the journal kept open while idle.
+    /// Files of the journal open at once, but for those that are written. A read of another one waits.
     pub files_open_max: usize,
     /// Operations submitted to the kernel at once, rounded up to a power of two. More are submitted in portions.
     pub submission_entries: u32,
@@ -50,6 +52,14 @@ impl Default for DriverConfig {
             completion_entries: 4096,
         }
     }
+}
+
+/// Descriptors that a driver with so many listeners may have open besides its connections and its journal's files, as far
+/// as those are counted by [`DriverConfig`]: the journal's folder and its lock, the ring and its waker, the listeners, what
+/// was accepted and not yet heard of, and the files that are written.
+#[must_use]
+pub const fn descriptors_besides(listeners: usize) -> usize {
+    4 + listeners * (1 + ACCEPTS_PER_LISTENER) + FILES_WRITTEN_MAX
 }
 
 /// What a driver found at its start, for the node's log.

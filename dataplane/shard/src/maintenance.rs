@@ -550,6 +550,10 @@ impl Shard {
         metrics
             .journal_prewritten_bytes_total
             .set(stats.prewritten_bytes);
+        metrics.journal_spares_failed_total.set(stats.spares_failed);
         metrics.journal_checkpoints_total.set(stats.checkpoints);
+        metrics
+            .journal_checkpoints_failed_total
+            .set(stats.checkpoints_failed);
     }
 }

@@ -75,8 +75,12 @@ metrics! {
     Counter journal_segments_recycled_total,
     /// Bytes of zeros written ahead of the appends.
     Counter journal_prewritten_bytes_total,
+    /// Spare segments that could not be made, for another reason than a full disk; each is tried again.
+    Counter journal_spares_failed_total,
     /// Checkpoints completed.
     Counter journal_checkpoints_total,
+    /// Checkpoints given up for want of space or descriptors; each is tried again.
+    Counter journal_checkpoints_failed_total,
     /// One while the disk is full and appends are refused.
     Gauge read_only,
     /// Nanoseconds from append to durable, summed over batches.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tiderace_base::catalogue::{
     Change, NodePlace, Outcome, Refusal, Retention, SlotPlace, Snapshot, Stream,
 };
+use tiderace_base::disk::DiskError;
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey};
 use tiderace_base::limits::{
     SUBSCRIPTION_WINDOW_BATCHES_MAX, SUBSCRIPTION_WINDOW_BYTES_MAX,
@@ -525,8 +526,8 @@ impl Shard {
                         };
                         conn.push_reply(|id, out| reply.encode(out, id));
                     }
-                    Err(_) => conn.push_reply(|id, out| {
-                        Error::about(request, ErrorCode::Damaged).encode(out, id);
+                    Err(error) => conn.push_reply(|id, out| {
+                        Error::about(request, code_of_read(&error)).encode(out, id);
                     }),
                 }
                 self.connections.ready(id);
@@ -561,9 +562,9 @@ impl Shard {
                         conn.push_reply(|id, out| reply.encode(out, id));
                         conn.queue_subscription(name);
                     }
-                    Err(_) => {
+                    Err(error) => {
                         conn.push_reply(|id, out| {
-                            Error::about(request, ErrorCode::Damaged).encode(out, id);
+                            Error::about(request, code_of_read(&error)).encode(out, id);
                         });
                         if let Some(subscription) = conn.remove_subscription(name) {
                             self.release(id, &subscription);
@@ -633,5 +634,13 @@ impl Shard {
                 .as_ref()
                 .expect("connections are accepted once the shard has a catalogue"),
         )
+    }
+}
+
+/// What a peer is told when the journal could not be read. Without a descriptor nothing was read, so nothing is damaged.
+fn code_of_read(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::Disk(DiskError::NotOpened(_)) => ErrorCode::Busy,
+        _ => ErrorCode::Damaged,
     }
 }

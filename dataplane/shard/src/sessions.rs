@@ -12,8 +12,8 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use tiderace_base::ids::{ConnectionId, MessageId};
 use tiderace_base::limits::{
-    CONNECTIONS_PER_SHARD_MAX, FINISH_NS_MAX, LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES,
-    SUBSCRIPTION_WINDOW_BATCHES_MAX, SUBSCRIPTION_WINDOW_BYTES_MAX,
+    FINISH_NS_MAX, LINK_WINDOW_BATCHES, LINK_WINDOW_BYTES, SUBSCRIPTION_WINDOW_BATCHES_MAX,
+    SUBSCRIPTION_WINDOW_BYTES_MAX,
 };
 use tiderace_base::mesh::{Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, OpId};
@@ -47,7 +47,7 @@ impl Shard {
             batches: u64::from(LINK_WINDOW_BATCHES),
         };
         let mut connection = Box::new(Connection::new(id, Server::new(now.mono, window)));
-        let refused = if self.connections.len() >= CONNECTIONS_PER_SHARD_MAX {
+        let refused = if self.connections.len() >= self.config.connections_max {
             Some(ErrorCode::TooManyConnections)
         } else if self.phase == Phase::Serving {
             None

@@ -32,6 +32,8 @@ pub struct ShardConfig {
     pub boot: BootId,
     /// How many shards the node has.
     pub shards: u16,
+    /// Connections served at once; one more is told so, and ended.
+    pub connections_max: usize,
     /// Bytes of one cold read.
     pub read_bytes_max: usize,
     /// Cold reads under way at once, wanted or not: at least 2.

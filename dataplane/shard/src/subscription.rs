@@ -9,6 +9,7 @@ use crate::reads::ReadFor;
 use crate::shard::Shard;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use tiderace_base::disk::DiskError;
 use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits::DELIVER_BYTES_MAX;
 use tiderace_base::operation::Effects;
@@ -380,6 +381,8 @@ impl Shard {
                     // The start moved, or the end has come: look again. Anything else is data that should be there.
                     ReadError::BelowStart(first) => first > partition.durable.start,
                     ReadError::AtEnd => subscription.next < partition.visible,
+                    // It was waited for, and is waited for again.
+                    ReadError::Disk(DiskError::NotOpened(_)) => false,
                     ReadError::Damaged { .. } | ReadError::Disk(_) => true,
                 }
             }

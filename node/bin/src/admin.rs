@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 /// Connections served at once. A scraper and a prober need two.
-const CONNECTIONS_MAX: usize = 32;
+pub(crate) const CONNECTIONS_MAX: usize = 32;
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long a head, and so an idle connection, may take.

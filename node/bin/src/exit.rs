@@ -27,6 +27,7 @@ pub(crate) enum Exit {
     DirectoryDiffers,
     AddressTaken,
     NoSpace,
+    OpenFiles,
     JournalWrite,
     JournalSync,
     Superblock,
@@ -40,7 +41,7 @@ pub(crate) enum Exit {
 impl Exit {
     /// Every reason, by code.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -59,6 +60,7 @@ impl Exit {
         Self::DirectoryDiffers,
         Self::AddressTaken,
         Self::NoSpace,
+        Self::OpenFiles,
         Self::JournalWrite,
         Self::JournalSync,
         Self::Superblock,
@@ -90,6 +92,7 @@ impl Exit {
             Self::DirectoryDiffers => 65,
             Self::AddressTaken => 66,
             Self::NoSpace => 67,
+            Self::OpenFiles => 68,
             Self::JournalWrite => 70,
             Self::JournalSync => 71,
             Self::Superblock => 72,
@@ -133,6 +136,7 @@ impl Exit {
             }
             Self::AddressTaken => "an address to listen on is taken, or not of this host",
             Self::NoSpace => "the disk is too full to start",
+            Self::OpenFiles => "the limit of open files is too low for so many shards",
             Self::JournalWrite => "a write to a journal failed",
             Self::JournalSync => "a sync of a journal failed",
             Self::Superblock => "a superblock could not be written",

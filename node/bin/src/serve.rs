@@ -3,6 +3,7 @@
 //! machine cannot go on, and always says why.
 
 mod boot;
+mod descriptors;
 mod threads;
 
 use crate::admin::{self, Signal};
@@ -18,7 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use threads::{Threads, Told, Which};
 use tiderace_base::catalogue::Durability;
-use tiderace_base::limits::MIB;
+use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, MIB};
 use tiderace_io::{JournalDirectory, pin};
 
 /// Cores when the kernel does not say which there are.
@@ -54,9 +55,21 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
             segment_bytes: config.segment_bytes,
         },
     };
+    let limit = descriptors::raise();
+    if let Some(shards) = config.shards {
+        descriptors::divide(limit, shards)?;
+    }
     let directory = DataDirectory::open(&config.data_dir, asked)?;
     let file_system = directory::file_system(&config.data_dir);
     let shards = directory.layout.shards;
+    let share = descriptors::divide(limit, shards)?;
+    if share.connections_served < CONNECTIONS_PER_SHARD_MAX {
+        tracing::info!(
+            limit,
+            connections = share.connections_served,
+            "the limit of open files bounds the connections of each shard"
+        );
+    }
     warn_of_surprises(config, shards, core_count, file_system.as_deref());
     let sockets = Sockets::bind(config, shards)?;
     let admin_listener = admin::bind(config.admin_listen)?;
@@ -76,7 +89,7 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
         },
     )?;
 
-    let node = boot::NodeSettings::of(config, &directory, &sockets);
+    let node = boot::NodeSettings::of(config, &directory, &sockets, share);
     node.check()?;
     // The rings before the journals: a kernel that refuses them is known before anything is read or written.
     let pinned = if config.pin { cores } else { Vec::new() };

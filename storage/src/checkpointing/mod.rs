@@ -1,6 +1,7 @@
 //! Drives a checkpoint while appends go on: wants it, takes the owner's cells and adds the journal's own, writes the part's
 //! pieces a few at a time, and has the superblock name the part when it is synced and everything that its cells reflect is
-//! durable. A part that does not fit the disk is given up, and a whole one is wanted later. J-12
+//! durable. A part that does not fit the disk, or whose file cannot be opened, is given up, and a whole one is wanted later.
+//! J-12
 
 pub(crate) mod partition_row;
 
@@ -326,7 +327,7 @@ impl Journal {
             return;
         }
         if let Err(error) = result
-            && error != DiskError::NoSpace
+            && !costs_the_part_alone(error)
         {
             self.fail(Fatal::JournalWrite(error));
         }
@@ -350,13 +351,15 @@ impl Journal {
         match (result, self.checkpointing.open_part(part)) {
             (Ok(()), Some(open)) => open.synced = true,
             (Ok(()), None) => {}
+            // No sync was asked of the disk.
+            (Err(error @ DiskError::NotOpened(_)), Some(_)) => self.give_up_part(error),
             // Never tried again: the file is not named, and a new one will be written.
             (Err(error), _) => self.fail(Fatal::JournalSync(error)),
         }
     }
 
     fn give_up_part(&mut self, error: DiskError) {
-        if error != DiskError::NoSpace {
+        if !costs_the_part_alone(error) {
             self.fail(Fatal::JournalWrite(error));
             return;
         }
@@ -387,6 +390,11 @@ impl Journal {
             });
         }
     }
+}
+
+/// Whether the error says nothing of what else is on the disk: the part can be written again later.
+const fn costs_the_part_alone(error: DiskError) -> bool {
+    matches!(error, DiskError::NoSpace | DiskError::NotOpened(_))
 }
 
 fn put_segment(writer: &mut PartWriter, seq: u64, row: Option<&SegmentRow>) {

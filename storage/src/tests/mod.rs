@@ -5,5 +5,6 @@ mod crashes;
 mod damage;
 mod disk;
 mod serving;
+mod shortage;
 mod upkeep;
 mod world;

@@ -481,6 +481,12 @@ impl World {
         }
     }
 
+    /// Executes the first operation in flight that `which` means.
+    pub(super) fn complete_first(&mut self, which: impl Fn(&Effect) -> bool) {
+        let index = self.flying.iter().position(which).expect("it is in flight");
+        self.complete(index);
+    }
+
     fn complete(&mut self, index: usize) {
         let effect = self.flying.swap_remove(index);
         let event = self.execute(effect);
@@ -500,6 +506,10 @@ impl World {
                 result: Err(error),
             },
             Effect::Read { op, .. } => Event::ReadDone {
+                op,
+                result: Err(error),
+            },
+            Effect::Sync { op, .. } => Event::Synced {
                 op,
                 result: Err(error),
             },

@@ -30,6 +30,8 @@ pub struct Setup {
     pub first_shard: SocketAddr,
     /// Its admin port.
     pub admin: SocketAddr,
+    /// How many files it may have open; none: as many as the test.
+    open_files: Option<u64>,
     /// Lines of its configuration file besides those.
     keys: Vec<(&'static str, String)>,
 }
@@ -51,6 +53,7 @@ impl Setup {
             server,
             first_shard,
             admin,
+            open_files: None,
             keys: Vec::new(),
         };
         setup
@@ -72,6 +75,13 @@ impl Setup {
     #[must_use]
     pub fn without(mut self, key: &'static str) -> Self {
         self.keys.retain(|(known, _)| *known != key);
+        self
+    }
+
+    /// In a process that may never have more than `most` files open.
+    #[must_use]
+    pub fn with_open_files(mut self, most: u64) -> Self {
+        self.open_files = Some(most);
         self
     }
 
@@ -252,7 +262,11 @@ impl Node {
     /// Starts a process and waits for nothing.
     #[must_use]
     pub fn spawn(setup: &Setup) -> Self {
-        let mut child = program::command()
+        let mut command = match setup.open_files {
+            Some(most) => program::command_with_open_files(most),
+            None => program::command(),
+        };
+        let mut child = command
             .args(["serve", "--config"])
             .arg(setup.write())
             .stdout(Stdio::null())
@@ -297,8 +311,14 @@ impl Node {
     }
 
     fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it is ours");
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(id.expect("a process has an id"), signal).expect("it is ours");
+        id.expect("a process has an id")
     }
 
     /// Waits for its end.

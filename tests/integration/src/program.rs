@@ -25,6 +25,19 @@ pub fn command() -> Command {
     command
 }
 
+/// The same for a process that may never have more than `most` files open.
+#[must_use]
+pub fn command_with_open_files(most: u64) -> Command {
+    let mut command = Command::new("sh");
+    forget_environment(&mut command);
+    command
+        .args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh"])
+        .arg(most.to_string())
+        .arg(path())
+        .stdin(Stdio::null());
+    command
+}
+
 /// How a command of the program ended.
 #[derive(Clone, Debug)]
 pub struct Run {

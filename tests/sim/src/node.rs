@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::{BootId, ShardId};
-use tiderace_base::limits::SEGMENT_BYTES_MIN;
+use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, SEGMENT_BYTES_MIN};
 use tiderace_base::mesh::Peer;
 use tiderace_base::operation::Machine;
 use tiderace_base::prng::Prng;
@@ -40,6 +40,7 @@ impl Tiderace {
                 segment_bytes,
                 prewrite_bytes: 0,
                 memory_bytes: 1 << 20,
+                connections_max: CONNECTIONS_PER_SHARD_MAX,
                 node_id: None,
                 small_chunks: true,
             },

@@ -278,6 +278,39 @@ fn more_files_are_used_than_are_kept_open() {
 }
 
 #[test]
+fn reads_of_more_files_than_may_be_open_wait_for_each_other() {
+    both(|_, directory| {
+        let mut journal = Journal::open(directory, 2);
+        for number in 0..10 {
+            let file = JournalFile::Segment(number);
+            assert_eq!(journal.prepare(file, BLOCK), Ok(()));
+            let op = journal.write(file, 0, blocks(u64::from(number), 1), true);
+            assert_eq!(journal.result(op), Ok(()));
+        }
+        // All in one turn: the byte that wakes the machine comes behind them.
+        let ops: Vec<OpId> = (0..30).map(|_| journal.ops.allocate()).collect();
+        for (index, op) in (0..).zip(&ops) {
+            let effect = Effect::Read {
+                op: *op,
+                file: JournalFile::Segment(index % 10),
+                at: 0,
+                len: 4096,
+            };
+            journal.effects.send(effect).expect("the machine runs");
+        }
+        std::io::Write::write_all(&mut journal.client, b"!").expect("the machine runs");
+        for (index, op) in (0..).zip(ops) {
+            match journal.answer(op) {
+                Event::ReadDone { result, .. } => assert_eq!(result, Ok(blocks(index % 10, 1))),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(journal.server.counters.reads_held.get() > 0);
+        journal.close();
+    });
+}
+
+#[test]
 fn memory_that_is_not_aligned_is_copied_for_direct_io() {
     both(|_, directory| {
         let file = JournalFile::Superblock;

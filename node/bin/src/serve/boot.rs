@@ -1,5 +1,6 @@
 //! From the configuration to recovered machines: what `node` is told, and its refusals as sentences with exit codes.
 
+use super::descriptors::Share;
 use super::memory_bytes_default;
 use crate::config::Config;
 use crate::directory::{DataDirectory, Layout};
@@ -17,11 +18,18 @@ use tiderace_node::{BootError, Node, NodeConfig, Reason};
 pub(crate) struct NodeSettings {
     config: NodeConfig,
     data_dir: PathBuf,
+    /// What each shard and each journal may have open.
+    pub(crate) share: Share,
 }
 
 impl NodeSettings {
     /// The configuration, as far as the directory and the sockets leave it open.
-    pub(crate) fn of(config: &Config, directory: &DataDirectory, sockets: &Sockets) -> Self {
+    pub(crate) fn of(
+        config: &Config,
+        directory: &DataDirectory,
+        sockets: &Sockets,
+        share: Share,
+    ) -> Self {
         let Layout {
             shards,
             segment_bytes,
@@ -36,12 +44,14 @@ impl NodeSettings {
             memory_bytes: config
                 .memory_bytes
                 .unwrap_or_else(|| memory_bytes_default(shards)),
+            connections_max: share.connections_served,
             node_id: None,
             small_chunks: false,
         };
         Self {
             config: config_of_node,
             data_dir: config.data_dir.clone(),
+            share,
         }
     }
 
@@ -78,9 +88,6 @@ pub(crate) fn recover(
     settings: &NodeSettings,
     directory: &DataDirectory,
 ) -> Result<Machines, Failure> {
-    if let Err(error) = tiderace_io::pin::raise_open_files() {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
     let boot = BootId::new(entropy::random_u64());
     let mut control = BlockingDisk::new(&directory.control);
     let mut shards: Vec<BlockingDisk> = directory.shards.iter().map(BlockingDisk::new).collect();

@@ -124,6 +124,8 @@ pub(crate) fn drivers(
             cpu: (!cores.is_empty()).then(|| cores[index % cores.len()]),
             receive_buffers,
             receive_buffer_bytes,
+            connections_max: node.share.connections_max,
+            files_open_max: node.share.files_max,
             ..DriverConfig::default()
         };
         let driver = Driver::new(config).map_err(|error| start_failure(&error))?;
@@ -145,6 +147,7 @@ pub(crate) fn drivers(
         receive_buffers: 2,
         receive_buffer_bytes: 4 * KIB,
         connections_max: 1,
+        files_open_max: node.share.files_max,
         submission_entries: 64,
         completion_entries: 256,
         ..DriverConfig::default()
@@ -332,6 +335,16 @@ fn driver_counted(which: Which, counters: Arc<Counters>) -> Counted {
                 "disk_continued_total",
                 "Reads and writes that the disk did in more than one piece.",
                 &counters.disk_continued,
+            ),
+            (
+                "opens_repeated_total",
+                "Opens of journal files that found no descriptor and were tried again.",
+                &counters.opens_repeated,
+            ),
+            (
+                "reads_held_total",
+                "Reads that waited because as many journal files were open as may be.",
+                &counters.reads_held,
             ),
             (
                 "mesh_waited_total",

@@ -19,6 +19,8 @@ use tiderace_base::region::aligned_zeroed;
 pub const SECTOR_BYTES: usize = 512;
 /// The errno of a failing device.
 pub const EIO: i32 = 5;
+/// The errno of a process without a descriptor.
+const EMFILE: i32 = 24;
 
 /// An operation that the disk has been asked for.
 #[derive(Debug)]
@@ -85,6 +87,8 @@ pub enum Ending {
     Flipped,
     /// As it should, except that nothing became durable.
     Lied,
+    /// There was no descriptor for the file: nothing happened.
+    NotOpened,
 }
 
 /// A write that completed without being durable, or a durable one that lies over such writes.
@@ -523,7 +527,7 @@ impl State {
             Operation::Remove { file } => {
                 let result = match ending {
                     Ending::Failed => Err(DiskError::Io(EIO)),
-                    Ending::Done | Ending::Flipped | Ending::Lied => {
+                    Ending::Done | Ending::Flipped | Ending::Lied | Ending::NotOpened => {
                         self.files.remove(&file).map(drop).ok_or(DiskError::Absent)
                     }
                 };
@@ -584,8 +588,10 @@ impl State {
         len: u32,
         ending: Ending,
     ) -> Result<Bytes, DiskError> {
-        if ending == Ending::Failed {
-            return Err(DiskError::Io(EIO));
+        match ending {
+            Ending::Failed => return Err(DiskError::Io(EIO)),
+            Ending::NotOpened => return Err(DiskError::NotOpened(EMFILE)),
+            Ending::Done | Ending::Flipped | Ending::Lied => {}
         }
         let mut bytes = aligned_zeroed(len as usize);
         self.read_now(file, at, &mut bytes)?;
@@ -628,6 +634,9 @@ impl State {
         bytes: u64,
         ending: Ending,
     ) -> Result<(), DiskError> {
+        if ending == Ending::NotOpened {
+            return Err(DiskError::NotOpened(EMFILE));
+        }
         // Emptied first, so that the old content does not count.
         self.files.remove(&file);
         if !self.has_room(file, bytes) {

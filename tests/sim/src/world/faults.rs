@@ -25,6 +25,8 @@ pub enum Fault {
     LyingDisk,
     /// The disk is full for a while.
     DiskFull,
+    /// No descriptor is left to read or make a file with, and waiting for one was in vain. Nothing happened on the disk.
+    NotOpened,
     /// A connection is reset, with bytes on their way in both directions.
     Reset,
     /// The peer vanishes without a word.
@@ -53,7 +55,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, in the order of the summary.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::DiskSlow,
         Self::DiskStall,
         Self::WriteError,
@@ -62,6 +64,7 @@ impl Fault {
         Self::ReadFlip,
         Self::LyingDisk,
         Self::DiskFull,
+        Self::NotOpened,
         Self::Reset,
         Self::HalfOpen,
         Self::Dribble,
@@ -88,6 +91,7 @@ impl Fault {
             Self::ReadFlip => "read_flip",
             Self::LyingDisk => "lying_disk",
             Self::DiskFull => "disk_full",
+            Self::NotOpened => "not_opened",
             Self::Reset => "reset",
             Self::HalfOpen => "half_open",
             Self::Dribble => "dribble",
@@ -170,6 +174,7 @@ impl Faults {
         maybe(Fault::OrderlyStop, 2, 200_000);
         maybe(Fault::Pause, 3, 5_000);
         maybe(Fault::WallJump, 3, 300_000);
+        maybe(Fault::NotOpened, 3, 200_000);
         faults
     }
 

@@ -224,6 +224,13 @@ impl World {
                 ending = Ending::Flipped;
             }
         }
+        let opens = matches!(
+            operation,
+            Operation::Read { .. } | Operation::Prepare { .. }
+        );
+        if opens && ending == Ending::Done && self.faults.fires(Fault::NotOpened, &mut self.prng) {
+            ending = Ending::NotOpened;
+        }
         if matches!(ending, Ending::Failed | Ending::Flipped) {
             self.node(id.node).has_cause = true;
         }
