@@ -17,18 +17,22 @@ mod integrity;
 mod latency;
 mod load;
 mod output;
+mod profiles;
 mod progress;
 mod report;
 mod schedule;
 mod setup;
 
-use clap::Parser;
-use cli::{Arguments, Command};
+use cli::Command;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let words: Vec<_> = std::env::args_os().collect();
+    let arguments = cli::parse(&words).unwrap_or_else(|error| error.exit());
+    let result = match arguments.command {
         Command::Run(arguments) => run(&arguments),
+        Command::Profiles(arguments) => list(arguments.json.as_deref()),
         Command::Integrity(arguments) => integrity::run(&arguments),
         Command::FloorCompare(arguments) => compare::run(&arguments),
     };
@@ -41,11 +45,19 @@ fn main() -> ExitCode {
     }
 }
 
+fn list(json: Option<&Path>) -> Result<ExitCode, String> {
+    match json {
+        Some(path) => output::json(path, &profiles::list())?,
+        None => output::text(&profiles::text()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run(arguments: &cli::RunArguments) -> Result<ExitCode, String> {
     let plan = arguments.plan();
     let (report, tally) = load::execute(&plan)?;
     eprintln!("{}", report.text());
-    if let Some(path) = &arguments.json {
+    if let Some(path) = &arguments.workload.json {
         output::json(path, &report)?;
     }
     if let Some(path) = &arguments.hgrm {

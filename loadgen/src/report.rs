@@ -21,6 +21,8 @@ const LAG_SHARE_MAX: f64 = 0.5;
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Workload {
+    /// The profile that it comes from; flags may have changed it.
+    pub(crate) profile: Option<String>,
     /// The stream's path.
     pub(crate) stream: String,
     /// Its partitions.

@@ -278,6 +278,7 @@ fn plan(
     round: u32,
 ) -> Plan {
     Plan {
+        profile: None,
         server: server.address(),
         wanted: Wanted {
             path: case.stream.into(),

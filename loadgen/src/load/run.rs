@@ -34,6 +34,8 @@ pub(crate) enum Wait {
 /// Everything that a run is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// The profile that it comes from.
+    pub(crate) profile: Option<String>,
     /// Any port of the node.
     pub(crate) server: SocketAddr,
     /// The stream.
@@ -214,6 +216,7 @@ fn report(plan: &Plan, durability: &str, tally: &Tally, usage: Option<(Usage, Us
     Report::new(
         mode,
         Workload {
+            profile: plan.profile.clone(),
             stream: plan.wanted.path.to_string(),
             partitions: plan.wanted.partitions,
             durability: durability.to_owned(),

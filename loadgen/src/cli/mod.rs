@@ -1,9 +1,12 @@
 //! The command line: what may be asked of each mode, with its defaults, and how it becomes a plan. Refuses what contradicts
 //! itself before anything is connected.
 
-use crate::batches::Shape;
-use crate::load::{Mode, Plan, Wait};
-use crate::schedule::Arrivals;
+mod load;
+mod profiled;
+
+pub(crate) use load::RunArguments;
+pub(crate) use profiled::parse;
+
 use crate::setup::Wanted;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -28,11 +31,21 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Sends batches at a rate or as fast as they are acknowledged, and reports rates and latencies.
     Run(Box<RunArguments>),
+    /// Lists the named workloads: what each is for, and the flags that it stands for.
+    Profiles(ProfilesArguments),
     /// Produces with exact retries while the server may die and come back, and verifies that nothing acknowledged was
     /// lost, duplicated or reordered. Exits with 1 when something was.
     Integrity(Box<IntegrityArguments>),
     /// Runs the floor and `tiderace serve` in turns under the same three workloads and prints how far apart they are.
     FloorCompare(Box<CompareArguments>),
+}
+
+/// See [`Command::Profiles`].
+#[derive(Args, Debug)]
+pub(crate) struct ProfilesArguments {
+    /// Writes the list as JSON to this file; `-` is standard output.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// A durability by its name.
@@ -109,104 +122,6 @@ impl TargetArguments {
             partitions: self.partitions,
             durability: self.durability.map(Level::durability),
             retention_bytes: self.retention_bytes,
-        }
-    }
-}
-
-/// See [`Command::Run`].
-#[derive(Args, Debug)]
-pub(crate) struct RunArguments {
-    #[command(flatten)]
-    target: TargetArguments,
-    /// Open loop: so many batches a second over all connections, whatever the server does.
-    #[arg(long, value_parser = rate, conflicts_with = "saturate", required_unless_present = "saturate")]
-    rate: Option<f64>,
-    /// Saturation: as many batches in flight as --in-flight allows, all the time.
-    #[arg(long)]
-    saturate: bool,
-    /// How an open loop's batches are spread.
-    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
-    arrivals: Arrivals,
-    /// Producing connections.
-    #[arg(long, default_value_t = 8)]
-    connections: usize,
-    /// Batches in flight of each connection.
-    #[arg(long, default_value_t = 16)]
-    in_flight: usize,
-    /// Records of a batch.
-    #[arg(long, default_value_t = 1)]
-    batch_records: u32,
-    /// Bytes of a record's value. Its key has 16 more.
-    #[arg(long, default_value_t = 256)]
-    record_bytes: usize,
-    /// Whether batches are numbered and deduplicated, as the client does it.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    idempotent: bool,
-    /// A consumer listens and measures delivery.
-    #[arg(long)]
-    subscribe: bool,
-    /// Before anything is measured.
-    #[arg(long, default_value = "2s", value_parser = duration)]
-    warmup: Duration,
-    /// The measured part.
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    duration: Duration,
-    /// How long answers are waited for at the end.
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    patience: Duration,
-    /// The generator's core.
-    #[arg(long)]
-    cpu: Option<usize>,
-    /// How the generator waits.
-    #[arg(long, value_enum, default_value_t = Wait::Auto)]
-    wait: Wait,
-    /// The server's process, where it runs here: its processor time and memory are reported.
-    #[arg(long)]
-    server_pid: Option<u32>,
-    /// Where the server writes, so that the report can name the file system.
-    #[arg(long)]
-    data: Option<PathBuf>,
-    /// Decides arrivals, keys and values.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Writes the report as JSON to this file; `-` is standard output.
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-    /// Writes the distribution of the response time (of the delivery time with --subscribe as well) as `.hgrm`.
-    #[arg(long)]
-    pub(crate) hgrm: Option<PathBuf>,
-}
-
-impl RunArguments {
-    /// The plan.
-    #[must_use]
-    pub(crate) fn plan(&self) -> Plan {
-        Plan {
-            server: self.target.server,
-            wanted: self.target.wanted(),
-            shape: Shape {
-                records: self.batch_records,
-                value_bytes: self.record_bytes,
-            },
-            mode: match self.rate {
-                Some(rate) => Mode::Open {
-                    rate,
-                    arrivals: self.arrivals,
-                },
-                None => Mode::Saturation,
-            },
-            connections: self.connections,
-            in_flight: self.in_flight,
-            idempotent: self.idempotent,
-            subscribe: self.subscribe,
-            warmup: self.warmup,
-            duration: self.duration,
-            patience: self.patience,
-            cpu: self.cpu,
-            wait: self.wait,
-            server_pid: self.server_pid,
-            data: self.data.clone(),
-            seed: self.seed,
         }
     }
 }
@@ -288,26 +203,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn a_run_is_either_at_a_rate_or_saturated() {
-        let parse = |extra: &[&str]| {
-            let words = ["loadgen", "run"].iter().chain(extra);
-            Arguments::try_parse_from(words)
-        };
-        assert!(parse(&[]).is_err());
-        assert!(parse(&["--rate", "0"]).is_err());
-        assert!(parse(&["--rate", "5", "--saturate"]).is_err());
-        let Ok(Arguments {
-            command: Command::Run(run),
-        }) = parse(&["--rate", "5", "--duration", "500ms"])
-        else {
-            panic!("a rate is enough");
-        };
-        let plan = run.plan();
-        assert_eq!(plan.duration, Duration::from_millis(500));
-        assert!(matches!(plan.mode, Mode::Open { rate, .. } if (rate - 5.0).abs() < 1e-9));
     }
 
     #[test]
