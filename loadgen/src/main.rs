@@ -14,6 +14,7 @@ mod cli;
 mod compare;
 mod environment;
 mod integrity;
+mod keys;
 mod latency;
 mod load;
 mod output;
@@ -21,6 +22,7 @@ mod profiles;
 mod progress;
 mod report;
 mod schedule;
+mod session;
 mod setup;
 
 use cli::Command;
@@ -62,7 +64,7 @@ fn run(arguments: &cli::RunArguments) -> Result<ExitCode, String> {
     }
     if let Some(path) = &arguments.hgrm {
         output::write(path, &tally.response.hgrm())?;
-        if plan.subscribe {
+        if plan.fan_out > 0 {
             output::write(
                 &path.with_extension("delivery.hgrm"),
                 &tally.delivery.hgrm(),

@@ -4,8 +4,9 @@
 
 use crate::batches::Shape;
 use crate::environment::Environment;
+use crate::keys::{Keys, Spread};
 use crate::latency::Summary;
-use crate::load::Tally;
+use crate::load::{Tally, readers};
 use crate::schedule::Arrivals;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -23,10 +24,22 @@ const LAG_SHARE_MAX: f64 = 0.5;
 pub(crate) struct Workload {
     /// The profile that it comes from; flags may have changed it.
     pub(crate) profile: Option<String>,
-    /// The stream's path.
+    /// The stream's path; of several, what their paths begin with.
     pub(crate) stream: String,
-    /// Its partitions.
+    /// How many streams.
+    pub(crate) streams: u64,
+    /// How batches were spread over them.
+    pub(crate) stream_spread: Spread,
+    /// The exponent of that, where there is one.
+    pub(crate) stream_theta: Option<f64>,
+    /// The partitions of each.
     pub(crate) partitions: u32,
+    /// How records were keyed.
+    pub(crate) keys: Keys,
+    /// How many keys there were, where a key decided the partition.
+    pub(crate) key_count: Option<u64>,
+    /// The exponent of their distribution, where there is one.
+    pub(crate) key_theta: Option<f64>,
     /// What its acknowledgements promise.
     pub(crate) durability: String,
     /// Producing connections.
@@ -41,8 +54,8 @@ pub(crate) struct Workload {
     pub(crate) batch_bytes: usize,
     /// Whether batches are deduplicated.
     pub(crate) idempotent: bool,
-    /// Whether a consumer listened.
-    pub(crate) subscribe: bool,
+    /// Subscribers of each partition that measured delivery.
+    pub(crate) fan_out: usize,
     /// How batches were spread, in an open loop.
     pub(crate) arrivals: Option<Arrivals>,
     /// Before measuring.
@@ -125,7 +138,7 @@ pub(crate) struct Batches {
     pub(crate) refused: BTreeMap<String, u64>,
     /// Due in the measured part and never acknowledged. They count in the response with the time they had waited.
     pub(crate) unfinished: u64,
-    /// Delivered to the subscribers.
+    /// Delivered to the subscribers, each of them counted.
     pub(crate) delivered: u64,
     /// Deliveries out of order, or with a gap.
     pub(crate) delivered_out_of_order: u64,
@@ -152,6 +165,8 @@ pub(crate) struct Report {
     pub(crate) schedule_lag_ns: Summary,
     /// Nanoseconds from the intended time to the subscriber, in steps of 1,000.
     pub(crate) delivery_ns: Option<Summary>,
+    /// Who read beside the load.
+    pub(crate) readers: readers::Report,
     /// The generator.
     pub(crate) generator: Generator,
     /// The server, where its process is known.
@@ -175,6 +190,7 @@ impl Report {
         environment: Environment,
         rates: Rates,
         tally: &Tally,
+        readers: readers::Report,
         server: Option<Server>,
         spinning: bool,
         duration_ns: u64,
@@ -214,7 +230,8 @@ impl Report {
             response_ns: tally.response.summary(),
             service_ns: tally.service.summary(),
             schedule_lag_ns: tally.lag.summary(),
-            delivery_ns: tally.subscribed.then(|| tally.delivery.summary()),
+            delivery_ns: (tally.fan_out > 0).then(|| tally.delivery.summary()),
+            readers,
             generator: Generator {
                 share,
                 was_the_limit: share.is_some_and(|share| share > GENERATOR_SHARE_MAX),
@@ -228,6 +245,7 @@ impl Report {
     }
 
     fn warn(&mut self, tally: &Tally) {
+        self.warnings.extend(self.readers.warnings());
         let mut say = |text: String| self.warnings.push(text);
         if let Some(why) = &tally.failed {
             say(format!("the run ended early: {why}"));
@@ -272,10 +290,10 @@ impl Report {
                 tally.delivered_out_of_order
             ));
         }
-        if tally.subscribed && !tally.delivered_all() {
+        if !tally.delivered_all() {
             say(format!(
-                "{} acknowledged batches were not delivered in time",
-                tally.acked - tally.delivered
+                "{} deliveries of acknowledged batches did not come in time",
+                tally.acked * tally.fan_out - tally.delivered
             ));
         }
     }
@@ -287,13 +305,14 @@ impl Report {
         let mut lines = vec![
             format!("environment  {}", self.environment.line()),
             format!(
-                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} partitions, durability {}",
+                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} x {} partitions, durability {}",
                 self.mode,
                 work.connections,
                 work.in_flight,
                 work.batch_records,
                 work.record_bytes,
                 work.batch_bytes,
+                work.streams,
                 work.partitions,
                 work.durability
             ),
@@ -318,6 +337,7 @@ impl Report {
         if let Some(delivery) = &self.delivery_ns {
             lines.push(format!("delivery     {}", delivery.line()));
         }
+        lines.extend(self.readers.lines());
         if let Some(share) = self.generator.share {
             lines.push(format!("generator    {:.0} % of its core", share * 100.0));
         }

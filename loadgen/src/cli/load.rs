@@ -1,10 +1,12 @@
 //! The flags of a workload, and how they become a plan. The modes that send load share them; each adds when it sends.
 
-use super::{TargetArguments, duration, rate};
+use super::{TargetArguments, duration, rate, theta};
 use crate::batches::Shape;
-use crate::load::{Mode, Plan, Wait};
+use crate::keys::{Choice, Keys, Spread};
+use crate::load::{Mode, Plan, Wait, readers};
 use crate::profiles;
 use crate::schedule::Arrivals;
+use crate::setup::Wanted;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
@@ -36,9 +38,39 @@ pub(crate) struct WorkloadArguments {
     /// Whether batches are numbered and deduplicated, as the client does it.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     idempotent: bool,
-    /// A consumer listens and measures delivery.
+    /// How many streams are written; above 1 their paths are those of --stream with a number behind it.
+    #[arg(long, default_value_t = 1)]
+    streams: u64,
+    /// How batches are spread over the streams.
+    #[arg(long, value_enum, default_value_t = Spread::Even)]
+    stream_spread: Spread,
+    /// The exponent of --stream-spread zipf: 0 is even, more is steeper.
+    #[arg(long, default_value_t = 0.99, value_parser = theta)]
+    stream_theta: f64,
+    /// How records are keyed, and so how batches are spread over the partitions of a stream.
+    #[arg(long, value_enum, default_value_t = Keys::Even)]
+    keys: Keys,
+    /// How many keys --keys uniform and --keys zipf draw from.
+    #[arg(long, default_value_t = 1_000_000)]
+    key_count: u64,
+    /// The exponent of --keys zipf: 0 is uniform, more is steeper.
+    #[arg(long, default_value_t = 0.99, value_parser = theta)]
+    theta: f64,
+    /// Subscribers of each partition, which measure delivery.
+    #[arg(long, default_value_t = 0)]
+    fan_out: usize,
+    /// Stalled subscribers of each partition: they give credit and never read.
+    #[arg(long, default_value_t = 0)]
+    stalled: usize,
+    /// Slow subscribers of each partition: each of their connections reads --slow-rate.
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
+    /// Bytes a second that a slow subscriber's connection reads.
+    #[arg(long, default_value_t = 100_000)]
+    slow_rate: u64,
+    /// Reads what the streams already hold, from the earliest record on, while the load is measured.
     #[arg(long)]
-    subscribe: bool,
+    catch_up: bool,
     /// Before anything is measured.
     #[arg(long, default_value = "2s", value_parser = duration)]
     warmup: Duration,
@@ -72,10 +104,21 @@ impl WorkloadArguments {
         Plan {
             profile: self.profile.clone(),
             server: self.target.server,
-            wanted: self.target.wanted(),
+            wanted: Wanted {
+                streams: self.streams,
+                ..self.target.wanted()
+            },
+            choice: Choice {
+                keys: self.keys,
+                key_count: self.key_count,
+                key_theta: self.theta,
+                spread: self.stream_spread,
+                stream_theta: self.stream_theta,
+            },
             shape: Shape {
                 records: self.batch_records,
                 value_bytes: self.record_bytes,
+                keyed: self.keys.keyed(),
             },
             mode: match rate {
                 Some(rate) => Mode::Open {
@@ -87,7 +130,13 @@ impl WorkloadArguments {
             connections: self.connections,
             in_flight: self.in_flight,
             idempotent: self.idempotent,
-            subscribe: self.subscribe,
+            fan_out: self.fan_out,
+            readers: readers::Wanted {
+                stalled: self.stalled,
+                slow: self.slow,
+                slow_bytes_per_s: if self.slow > 0 { self.slow_rate } else { 0 },
+                catch_up: self.catch_up,
+            },
             warmup: self.warmup,
             duration,
             patience: self.patience,
@@ -119,7 +168,7 @@ pub(crate) struct RunArguments {
     duration: Duration,
     #[command(flatten)]
     pub(crate) workload: WorkloadArguments,
-    /// Writes the distribution of the response time (of the delivery time with --subscribe as well) as `.hgrm`.
+    /// Writes the distribution of the response time (of the delivery time with --fan-out as well) as `.hgrm`.
     #[arg(long)]
     pub(crate) hgrm: Option<PathBuf>,
 }

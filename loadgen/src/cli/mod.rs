@@ -92,6 +92,13 @@ fn rate(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("{text:?} is no rate: write a number of batches a second above 0"))
 }
 
+fn theta(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|theta| (0.0..=10.0).contains(theta))
+        .ok_or_else(|| format!("{text:?} is no exponent: write a number from 0 to 10"))
+}
+
 /// Where and what to write.
 #[derive(Args, Debug)]
 pub(crate) struct TargetArguments {
@@ -119,6 +126,7 @@ impl TargetArguments {
     pub(crate) fn wanted(&self) -> Wanted {
         Wanted {
             path: self.stream.as_str().into(),
+            streams: 1,
             partitions: self.partitions,
             durability: self.durability.map(Level::durability),
             retention_bytes: self.retention_bytes,

@@ -9,7 +9,8 @@ mod statistics;
 use crate::batches::Shape;
 use crate::cli::CompareArguments;
 use crate::environment::Environment;
-use crate::load::{Mode, Plan, Wait, execute};
+use crate::keys::{Choice, Keys, Spread};
+use crate::load::{Mode, Plan, Wait, execute, readers};
 use crate::output;
 use crate::report::Report;
 use crate::setup::Wanted;
@@ -63,6 +64,7 @@ const CASES: [Case; 3] = [
         shape: Shape {
             records: 64,
             value_bytes: 960,
+            keyed: true,
         },
         figure: Figure::Rate,
         goal: "throughput >= 0.65 of the floor",
@@ -76,6 +78,7 @@ const CASES: [Case; 3] = [
         shape: Shape {
             records: 1,
             value_bytes: 256,
+            keyed: true,
         },
         figure: Figure::Rate,
         goal: "at least 1,000,000 acknowledgements a second",
@@ -89,6 +92,7 @@ const CASES: [Case; 3] = [
         shape: Shape {
             records: 1,
             value_bytes: 256,
+            keyed: true,
         },
         figure: Figure::Median,
         goal: "median <= 1.5 x the floor's",
@@ -282,16 +286,25 @@ fn plan(
         server: server.address(),
         wanted: Wanted {
             path: case.stream.into(),
+            streams: 1,
             partitions: case.partitions,
             durability: Some(Durability::Local),
             retention_bytes: KEPT_BYTES / u64::from(case.partitions),
+        },
+        choice: Choice {
+            keys: Keys::Even,
+            key_count: 1,
+            key_theta: 0.0,
+            spread: Spread::Even,
+            stream_theta: 0.0,
         },
         shape: case.shape,
         mode: Mode::Saturation,
         connections: case.connections,
         in_flight: case.in_flight,
         idempotent: true,
-        subscribe: false,
+        fan_out: 0,
+        readers: readers::Wanted::default(),
         warmup: arguments.warmup,
         duration: arguments.duration,
         patience: Duration::from_secs(10),

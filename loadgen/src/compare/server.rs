@@ -1,7 +1,7 @@
 //! A server of either kind as a process on one core with a directory of its own, which goes when the comparison does.
 //! Both run from the first round to the last, each idle while the other is measured.
 
-use crate::setup;
+use crate::session;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -128,7 +128,7 @@ impl Server {
 
     fn wait_until_it_answers(&mut self, kind: Kind, folder: &Folder) -> Result<(), String> {
         let begun = Instant::now();
-        while TcpStream::connect(self.address).is_err() || !setup::answers(self.address) {
+        while TcpStream::connect(self.address).is_err() || !session::answers(self.address) {
             let ended = self.child.try_wait().map_err(|error| error.to_string())?;
             if ended.is_some() || begun.elapsed() > START_MAX {
                 let mut text = String::new();

@@ -10,6 +10,7 @@
 //! | draining | what was due is sent and acknowledged | nothing is left, or the patience ends |
 
 mod link;
+pub(crate) mod readers;
 mod run;
 mod subscriber;
 mod tally;
@@ -17,13 +18,15 @@ mod tally;
 pub(crate) use run::{Plan, Wait, execute};
 pub(crate) use tally::{Phase, Tally};
 
+use crate::keys::{Choice, Draws};
 use crate::progress::Progress;
 use crate::schedule::{Arrivals, Schedule};
 use crate::setup::{Place, Target};
 use bytes::Bytes;
-use link::{Fill, Link};
+use link::{Fill, Lanes, Link};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use subscriber::Subscriber;
 use tiderace_base::collections::Map;
@@ -103,16 +106,20 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each part is made in another room and given once"
+    )]
     pub(crate) fn new(
         mode: Mode,
         waiting: Waiting,
         lengths: Lengths,
         links: Vec<Link>,
         subscribers: Vec<Subscriber>,
+        fan_out: u64,
         progress: Arc<Progress>,
         seed: u64,
     ) -> Self {
-        let subscribed = !subscribers.is_empty();
         let producers = links.into_iter().map(|link| Peer::Producer(Box::new(link)));
         let subscribers = subscribers
             .into_iter()
@@ -131,7 +138,7 @@ impl Load {
             dirty: Vec::new(),
             ops: OpIds::default(),
             completions: Vec::new(),
-            tally: Tally::new(subscribed),
+            tally: Tally::new(fan_out),
             progress,
             seed,
             open_by_ns: 0,
@@ -231,12 +238,14 @@ impl Load {
             end_ns: measured_ns + self.lengths.duration_ns,
             wall_offset_us: now.wall.as_us() as i64 - (now.mono.as_ns() / 1000) as i64,
         };
+        self.progress.begin(measured_ns);
         let count = self.producers();
         for index in 0..count {
             let Peer::Producer(link) = &mut self.peers[index] else {
                 continue;
             };
             if let Mode::Open { rate, arrivals } = self.mode {
+                let rate = rate * link.weight;
                 let schedule = Schedule::new(arrivals, rate, start_ns, index, count, self.seed);
                 self.due.push(Reverse((schedule.next_ns(), index as u32)));
                 link.schedule = Some(schedule);
@@ -449,6 +458,50 @@ impl Machine for Load {
         }
         self.wake(now_ns, effects);
     }
+}
+
+/// Where each of `count` connections sends, and how much of an open loop's rate falls on it: 1 is as much as on average.
+///
+/// # Errors
+/// What to change.
+pub(crate) fn lanes(
+    choice: Choice,
+    target: &Target,
+    count: usize,
+    seed: u64,
+) -> Result<Vec<(Lanes, f64)>, String> {
+    if choice.takes_turns() {
+        return Ok((0..count)
+            .map(|index| (Lanes::Turns(share(target, index, count)), 1.0))
+            .collect());
+    }
+    // The connections take the shards in turn; those of one shard share its load.
+    let addresses: BTreeSet<SocketAddr> = target.places.iter().map(|place| place.address).collect();
+    let shards: Vec<Arc<Draws>> = addresses
+        .iter()
+        .filter_map(|address| Draws::of(choice, target, *address, seed))
+        .map(Arc::new)
+        .collect();
+    if count < shards.len() {
+        return Err(format!(
+            "what is drawn falls on {} shards: take at least as many connections",
+            shards.len()
+        ));
+    }
+    Ok((0..count)
+        .map(|index| {
+            let draws = &shards[index % shards.len()];
+            let sharers = (0..count)
+                .filter(|other| other % shards.len() == index % shards.len())
+                .count();
+            let weight = draws.share() * count as f64 / sharers as f64;
+            let lanes = Lanes::Drawn {
+                draws: Arc::clone(draws),
+                first: draws.len() / sharers * (index / shards.len()),
+            };
+            (lanes, weight)
+        })
+        .collect())
 }
 
 /// The partitions that connection `index` of `count` sends to, all of one shard: connections take the shards in turn, and

@@ -2,16 +2,18 @@
 //! own, and turns what it counted into figures.
 
 use super::link::{Link, LinkPlan};
+use super::readers::{self, Readers};
 use super::subscriber::Subscriber;
-use super::{Lengths, Load, Mode, Tally, Waiting, share};
+use super::{Lengths, Load, Mode, Tally, Waiting, lanes};
 use crate::batches::Shape;
 use crate::environment::{Environment, Usage};
+use crate::keys::{Choice, Keys, RANKS_MAX, Spread};
 use crate::progress::{Line, Progress};
 use crate::report::{Rates, Report, Server, Workload};
-use crate::setup::{self, Place, Wanted};
+use crate::session::connect;
+use crate::setup::{self, Target, Wanted};
 use clap::ValueEnum;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,8 +40,10 @@ pub(crate) struct Plan {
     pub(crate) profile: Option<String>,
     /// Any port of the node.
     pub(crate) server: SocketAddr,
-    /// The stream.
+    /// The streams.
     pub(crate) wanted: Wanted,
+    /// What decides where batches go.
+    pub(crate) choice: Choice,
     /// What is sent.
     pub(crate) shape: Shape,
     /// When it is sent.
@@ -50,8 +54,10 @@ pub(crate) struct Plan {
     pub(crate) in_flight: usize,
     /// Whether batches are numbered and deduplicated, as the client does it.
     pub(crate) idempotent: bool,
-    /// Whether a consumer measures delivery.
-    pub(crate) subscribe: bool,
+    /// Subscribers of each partition, which measure delivery.
+    pub(crate) fan_out: usize,
+    /// Who reads beside the load.
+    pub(crate) readers: readers::Wanted,
     /// Before anything is measured.
     pub(crate) warmup: Duration,
     /// The measured part.
@@ -77,10 +83,25 @@ impl Plan {
     /// What to change.
     pub(crate) fn check(&self) -> Result<(), String> {
         self.shape.check()?;
+        self.wanted.check()?;
         let window = tiderace_base::limits::PRODUCER_WINDOW;
-        let lanes = (self.wanted.partitions as usize).div_ceil(self.connections.max(1));
-        if self.connections == 0 || self.in_flight == 0 || self.wanted.partitions == 0 {
-            return Err("connections, batches in flight and partitions are at least 1".to_owned());
+        let places = self.wanted.streams as usize * self.wanted.partitions as usize;
+        let lanes = if self.choice.takes_turns() {
+            places.div_ceil(self.connections.max(1))
+        } else {
+            // All that is drawn may fall on one partition.
+            1
+        };
+        if self.connections == 0 || self.in_flight == 0 {
+            return Err("connections and batches in flight are at least 1".to_owned());
+        }
+        if !(1..=RANKS_MAX).contains(&self.choice.key_count) {
+            return Err(format!("there are 1 to {RANKS_MAX} keys"));
+        }
+        if self.readers.slow > 0 && self.readers.slow_bytes_per_s == 0 {
+            return Err(
+                "a slow subscriber reads something: --slow-rate is more than zero".to_owned(),
+            );
         }
         if self.idempotent && self.in_flight > window * lanes {
             return Err(format!(
@@ -108,13 +129,22 @@ impl Plan {
 pub(crate) fn execute(plan: &Plan) -> Result<(Report, Tally), String> {
     plan.check()?;
     let target = setup::prepare(plan.server, &plan.wanted)?;
+    measure(plan, &target)
+}
+
+/// Carries out a plan on streams that are there.
+///
+/// # Errors
+/// A sentence for people: nothing was measured.
+pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<(Report, Tally), String> {
+    plan.check()?;
     let run = entropy::random_u64() | 1;
     let identity = setup::identity();
     let mut links = Vec::new();
     let mut addresses = Vec::new();
-    for index in 0..plan.connections {
-        let places = share(&target, index, plan.connections);
-        addresses.push(places[0].address);
+    let lanes = lanes(plan.choice, target, plan.connections, plan.seed)?;
+    for (index, (lanes, weight)) in lanes.into_iter().enumerate() {
+        addresses.push(lanes.places()[0].address);
         let producer = if plan.idempotent {
             (index as u128 + 1) << 64 | u128::from(run)
         } else {
@@ -123,31 +153,31 @@ pub(crate) fn execute(plan: &Plan) -> Result<(Report, Tally), String> {
         links.push(Link::new(
             &identity,
             LinkPlan {
-                stream: target.stream.id,
-                places,
+                lanes,
                 shape: plan.shape,
                 in_flight: plan.in_flight,
                 producer: ProducerId::new(producer),
+                weight,
                 seed: plan.seed.wrapping_add(index as u64),
             },
         ));
     }
     let mut subscribers = Vec::new();
-    if plan.subscribe {
-        let mut shards: BTreeMap<SocketAddr, Vec<Place>> = BTreeMap::new();
-        for place in &target.places {
-            shards.entry(place.address).or_default().push(*place);
-        }
-        for (address, places) in shards {
-            addresses.push(address);
-            subscribers.push(Subscriber::new(&identity, target.stream.id, &places, run));
+    if plan.fan_out > 0 {
+        let groups = readers::groups(target);
+        for _ in 0..plan.fan_out {
+            for (address, places) in &groups {
+                addresses.push(*address);
+                subscribers.push(Subscriber::new(&identity, places, run));
+            }
         }
     }
+    let progress = Arc::new(Progress::default());
+    let readers = Readers::begin(plan.readers, target, &progress)?;
     let sockets = addresses
         .iter()
-        .map(|address| setup::connect(*address))
+        .map(|address| connect(*address))
         .collect::<Result<Vec<_>, _>>()?;
-    let progress = Arc::new(Progress::default());
     let load = Load::new(
         plan.mode,
         plan.waiting(),
@@ -158,18 +188,22 @@ pub(crate) fn execute(plan: &Plan) -> Result<(Report, Tally), String> {
         },
         links,
         subscribers,
+        plan.fan_out as u64,
         Arc::clone(&progress),
         plan.seed,
     );
     let before = plan.server_pid.and_then(Usage::of);
     let line = Line::draw(&progress, "batches");
-    let tally = drive(plan.cpu, sockets, load)?;
+    let tally = drive(plan.cpu, sockets, load);
     drop(line);
     let after = plan.server_pid.and_then(Usage::of);
+    let readers = readers.end();
+    let tally = tally?;
     let report = report(
         plan,
-        &target.stream.durability.to_string(),
+        &target.durability.to_string(),
         &tally,
+        readers,
         before.zip(after),
     );
     Ok((report, tally))
@@ -206,7 +240,13 @@ fn drive(cpu: Option<usize>, sockets: Vec<TcpStream>, mut load: Load) -> Result<
     Ok(tally)
 }
 
-fn report(plan: &Plan, durability: &str, tally: &Tally, usage: Option<(Usage, Usage)>) -> Report {
+fn report(
+    plan: &Plan,
+    durability: &str,
+    tally: &Tally,
+    readers: readers::Report,
+    usage: Option<(Usage, Usage)>,
+) -> Report {
     let (mode, rate, arrivals) = match plan.mode {
         Mode::Open { rate, arrivals } => ("open loop", Some(rate), Some(arrivals)),
         Mode::Saturation => ("saturation", None, None),
@@ -218,7 +258,14 @@ fn report(plan: &Plan, durability: &str, tally: &Tally, usage: Option<(Usage, Us
         Workload {
             profile: plan.profile.clone(),
             stream: plan.wanted.path.to_string(),
+            streams: plan.wanted.streams,
+            stream_spread: plan.choice.spread,
+            stream_theta: (plan.choice.spread == Spread::Zipf).then_some(plan.choice.stream_theta),
             partitions: plan.wanted.partitions,
+            keys: plan.choice.keys,
+            key_count: matches!(plan.choice.keys, Keys::Uniform | Keys::Zipf)
+                .then_some(plan.choice.key_count),
+            key_theta: (plan.choice.keys == Keys::Zipf).then_some(plan.choice.key_theta),
             durability: durability.to_owned(),
             connections: plan.connections,
             in_flight: plan.in_flight,
@@ -226,7 +273,7 @@ fn report(plan: &Plan, durability: &str, tally: &Tally, usage: Option<(Usage, Us
             record_bytes: plan.shape.value_bytes,
             batch_bytes: plan.shape.batch_bytes(),
             idempotent: plan.idempotent,
-            subscribe: plan.subscribe,
+            fan_out: plan.fan_out,
             arrivals,
             warmup_s: plan.warmup.as_secs_f64(),
             duration_s: seconds,
@@ -237,6 +284,7 @@ fn report(plan: &Plan, durability: &str, tally: &Tally, usage: Option<(Usage, Us
         Environment::read(plan.data.as_deref()),
         Rates::new(rate, tally, seconds, plan.shape),
         tally,
+        readers,
         usage.map(|(before, after)| {
             let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns);
             Server {

@@ -1,19 +1,15 @@
-//! A consuming connection: subscribes to every partition that its shard leads, from the end, and measures how long after
+//! A consuming connection: subscribes to partitions that one shard leads, from the end, and measures how long after
 //! its intended time of sending each batch arrived. The time is the one that the records carry, in microseconds.
 
 use super::link::Session;
+use super::readers::{WINDOW_BATCHES, WINDOW_BYTES};
 use super::tally::{Phase, Tally};
 use crate::setup::Place;
-use tiderace_base::ids::{PartitionKey, StreamId, SubscriptionId};
-use tiderace_base::limits::{MIB, SUBSCRIPTION_WINDOW_BATCHES_MAX};
+use tiderace_base::ids::{PartitionKey, SubscriptionId};
 use tiderace_base::position::{Epoch, Offset};
 use tiderace_client::core::connection::{Identity, Notice};
 use tiderace_client::core::consumer::From;
 use tiderace_wire::batch::BatchHeader;
-
-/// Bytes that may be on their way to one subscription.
-const WINDOW_BYTES: u64 = 16 * MIB as u64;
-const WINDOW_BATCHES: u64 = SUBSCRIPTION_WINDOW_BATCHES_MAX as u64;
 
 #[derive(Debug)]
 struct Part {
@@ -38,17 +34,14 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(crate) fn new(identity: &Identity, stream: StreamId, places: &[Place], run: u64) -> Self {
+    pub(crate) fn new(identity: &Identity, places: &[Place], run: u64) -> Self {
         Self {
             session: Session::new(identity),
             run,
             parts: places
                 .iter()
                 .map(|place| Part {
-                    key: PartitionKey {
-                        stream,
-                        partition: place.partition,
-                    },
+                    key: place.key,
                     id: None,
                     next: Offset::ZERO,
                     received_bytes: 0,

@@ -61,12 +61,12 @@ pub(crate) struct Tally {
     pub(crate) measured: u64,
     /// Batches of the measured part that were never acknowledged.
     pub(crate) unfinished: u64,
-    /// Batches that the subscribers got.
+    /// Batches that the subscribers got, each of them counted.
     pub(crate) delivered: u64,
     /// Offsets that the subscribers did not get in order.
     pub(crate) delivered_out_of_order: u64,
-    /// Whether there are subscribers.
-    pub(crate) subscribed: bool,
+    /// Subscribers of each partition.
+    pub(crate) fan_out: u64,
     /// Batches refused.
     pub(crate) refused_count: u64,
     /// The same by reason.
@@ -82,10 +82,10 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet, of a run with or without subscribers.
-    pub(crate) fn new(subscribed: bool) -> Self {
+    /// Nothing counted yet, of a run with so many subscribers of each partition.
+    pub(crate) fn new(fan_out: u64) -> Self {
         Self {
-            subscribed,
+            fan_out,
             ..Self::default()
         }
     }
@@ -131,7 +131,7 @@ impl Tally {
     /// Whether the subscribers have what was acknowledged.
     #[must_use]
     pub(crate) fn delivered_all(&self) -> bool {
-        !self.subscribed || self.delivered >= self.acked
+        self.delivered >= self.acked * self.fan_out
     }
 
     pub(super) fn busy(&mut self, from_ns: u64, to_ns: u64, phase: Phase) {

@@ -1,17 +1,21 @@
 //! The engine against a scripted server, without sockets and with times that the test chooses where the machine takes
 //! them, and for real where only the end matters.
 
-use super::link::{Fill, Link, LinkPlan};
+use super::link::{Fill, Lanes, Link, LinkPlan};
 use super::*;
 use crate::batches::Shape;
+use crate::keys::{Choice, Draws, Keys, Spread};
 use crate::setup::identity;
 use bytes::BytesMut;
+use tiderace_base::hash::partition_of_key;
 use tiderace_base::ids::{
-    BootId, MessageId, NodeId, PartitionIndex, ProducerId, ShardId, StreamId, ZoneId,
+    BootId, MessageId, NodeId, PartitionIndex, PartitionKey, ProducerId, ShardId, StreamId, ZoneId,
 };
+use tiderace_base::limits::BATCH_HEADER_BYTES;
 use tiderace_base::position::{CatalogueVersion, Epoch, Offset};
 use tiderace_wire::assembly::{Assembler, Receiver};
 use tiderace_wire::batch::BatchHeader;
+use tiderace_wire::body;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, AckFlags, Produced, Welcome};
 use tiderace_wire::link::{Kind, LINK_VERSION};
@@ -19,6 +23,7 @@ use tiderace_wire::link::{Kind, LINK_VERSION};
 const SHAPE: Shape = Shape {
     records: 1,
     value_bytes: 64,
+    keyed: true,
 };
 
 /// The other end of one session.
@@ -28,6 +33,8 @@ struct Peer {
     unanswered: Vec<MessageId>,
     /// Producer epoch and sequence of everything that came.
     seen: Vec<(u32, u64)>,
+    /// Its partition and the first record's key.
+    went: Vec<(u32, Vec<u8>)>,
 }
 
 impl Peer {
@@ -37,6 +44,7 @@ impl Peer {
             last_id: 0,
             unanswered: Vec::new(),
             seen: Vec::new(),
+            went: Vec::new(),
         };
         peer.take(link);
         peer.assembler.open();
@@ -81,6 +89,11 @@ impl Peer {
                     let header = BatchHeader::parse(&batch).expect("a header");
                     self.seen
                         .push((header.producer_epoch().get(), header.producer_seq().get()));
+                    let body = &batch[BATCH_HEADER_BYTES..];
+                    header.check_body(body).expect("the checksum holds");
+                    let records = body::validate_batch(header, body).expect("an archive");
+                    let key = records.records()[0].key().unwrap_or_default();
+                    self.went.push((header.partition().get(), key.to_vec()));
                 }
             }
         }
@@ -116,20 +129,39 @@ impl Peer {
     }
 }
 
-fn link(in_flight: usize) -> Link {
-    let place = Place {
-        partition: PartitionIndex::new(0),
-        address: ([127, 0, 0, 1], 1).into(),
+/// A partition of stream 1, led by the first shard or the second.
+fn place(partition: u32) -> Place {
+    Place {
+        key: PartitionKey {
+            stream: StreamId::new(1),
+            partition: PartitionIndex::new(partition),
+        },
+        address: ([127, 0, 0, 1], 7000 + (partition % 2) as u16).into(),
         epoch: Epoch::new(1),
-    };
+    }
+}
+
+fn target(partitions: u32) -> Target {
+    Target {
+        durability: tiderace_base::catalogue::Durability::Local,
+        partitions,
+        places: (0..partitions).map(place).collect(),
+    }
+}
+
+fn link(in_flight: usize) -> Link {
+    link_to(in_flight, Lanes::Turns(vec![place(0)]))
+}
+
+fn link_to(in_flight: usize, lanes: Lanes) -> Link {
     Link::new(
         &identity(),
         LinkPlan {
-            stream: StreamId::new(1),
-            places: vec![place],
+            lanes,
             shape: SHAPE,
             in_flight,
             producer: ProducerId::new(5),
+            weight: 1.0,
             seed: 1,
         },
     )
@@ -251,28 +283,46 @@ fn a_refusal_begins_a_new_epoch_once() {
 }
 
 #[test]
+fn a_drawn_key_decides_the_partition_and_each_partition_is_numbered_densely() {
+    let choice = Choice {
+        keys: Keys::Zipf,
+        key_count: 100,
+        key_theta: 1.0,
+        spread: Spread::Even,
+        stream_theta: 0.0,
+    };
+    let draws = Draws::of(choice, &target(8), place(0).address, 1).expect("it has keys");
+    let lanes = Lanes::Drawn {
+        draws: Arc::new(draws),
+        first: 7,
+    };
+    let mut link = link_to(4, lanes);
+    let mut peer = Peer::welcome(&mut link);
+    for round in 0..50 {
+        assert_eq!(link.saturate(round, 0), 4);
+        peer.take(&mut link);
+        for completion in peer.answer(&mut link, None) {
+            if let Completion::Acked { token, .. } = completion {
+                link.acked(token as u32);
+            }
+        }
+    }
+    let mut next = [0; 8];
+    for ((partition, key), (_, seq)) in peer.went.iter().zip(&peer.seen) {
+        assert_eq!(partition_of_key(key, 8).get(), *partition);
+        assert_eq!(partition % 2, 0, "it belongs to this shard");
+        assert_eq!(*seq, next[*partition as usize]);
+        next[*partition as usize] += 1;
+    }
+    assert!(next.iter().filter(|count| **count > 0).count() > 1);
+}
+
+#[test]
 fn connections_share_partitions_without_crossing_shards() {
-    let place = |partition: u32| Place {
-        partition: PartitionIndex::new(partition),
-        address: ([127, 0, 0, 1], 7000 + (partition % 2) as u16).into(),
-        epoch: Epoch::new(1),
-    };
-    let target = |partitions| Target {
-        stream: tiderace_base::catalogue::Stream {
-            id: StreamId::new(1),
-            path: "a".into(),
-            tenant: tiderace_base::ids::TenantId::new(0),
-            partitions,
-            durability: tiderace_base::catalogue::Durability::Local,
-            retention: tiderace_base::catalogue::Retention::default(),
-            created_us: 0,
-        },
-        places: (0..partitions).map(place).collect(),
-    };
     let of = |partitions, index, count| -> Vec<u32> {
         share(&target(partitions), index, count)
             .iter()
-            .map(|place| place.partition.get())
+            .map(|place| place.key.partition.get())
             .collect()
     };
     assert_eq!(of(4, 6, 8), [2]);
