@@ -129,6 +129,8 @@ pub(crate) struct Link {
     /// The one free for longest first, so that all batches take part.
     free: VecDeque<u32>,
     in_flight_max: usize,
+    /// When each of the batches that may now be sent became allowed: at the answer to the one whose place it takes.
+    allowed_ns: VecDeque<u64>,
     lanes: Lanes,
     /// Of each place: the number of its next batch.
     next_seq: Vec<u64>,
@@ -179,6 +181,7 @@ impl Link {
             free: (0..slots.len() as u32).collect(),
             slots,
             in_flight_max: plan.in_flight,
+            allowed_ns: VecDeque::from(vec![0; plan.in_flight]),
             // Zeroed pages of many partitions cost nothing until they are used.
             next_seq: vec![0; plan.lanes.places().len()],
             at: match &plan.lanes {
@@ -227,6 +230,7 @@ impl Link {
             return false;
         }
         self.free.pop_front();
+        self.allowed_ns.pop_front();
         slot.times = times;
         slot.epoch = self.epoch;
         slot.in_flight = true;
@@ -235,17 +239,33 @@ impl Link {
         true
     }
 
-    /// Sends until no place or no credit is left. Says how many were sent.
-    pub(crate) fn saturate(&mut self, now_ns: u64, wall_offset_us: i64) -> u64 {
-        let times = Times {
-            intended_ns: now_ns,
-            sent_ns: Some(now_ns),
-        };
-        let mut count = 0;
-        while self.send(times, wall_offset_us) {
-            count += 1;
+    /// Sends until no place or no credit is left, each batch meant for the time at which its place became free. Tells that
+    /// time of each, and how late the generator itself was; `None` when the batch had to wait for the server.
+    pub(crate) fn saturate(
+        &mut self,
+        now_ns: u64,
+        wall_offset_us: i64,
+        mut tell: impl FnMut(u64, Option<u64>),
+    ) {
+        while let Some(allowed_ns) = self.allowed_ns.front().copied() {
+            // The first ones are meant for when the load begins: now.
+            let intended_ns = if allowed_ns == 0 { now_ns } else { allowed_ns };
+            let times = Times {
+                intended_ns,
+                sent_ns: Some(now_ns),
+            };
+            if !self.send(times, wall_offset_us) {
+                self.blocked = true;
+                return;
+            }
+            if std::mem::take(&mut self.blocked) {
+                self.unblocked_ns = now_ns;
+            }
+            tell(
+                intended_ns,
+                (intended_ns >= self.unblocked_ns).then(|| now_ns.saturating_sub(intended_ns)),
+            );
         }
-        count
     }
 
     /// Sends the batch that is due.
@@ -282,7 +302,8 @@ impl Link {
         self.schedule.as_ref().map(Schedule::next_ns)
     }
 
-    fn release(&mut self, index: u32) -> Times {
+    fn release(&mut self, index: u32, now_ns: u64) -> Times {
+        self.allowed_ns.push_back(now_ns);
         let slot = &mut self.slots[index as usize];
         assert!(slot.in_flight, "a batch is answered once");
         slot.in_flight = false;
@@ -291,14 +312,14 @@ impl Link {
     }
 
     /// A batch was acknowledged.
-    pub(crate) fn acked(&mut self, index: u32) -> Times {
-        self.release(index)
+    pub(crate) fn acked(&mut self, index: u32, now_ns: u64) -> Times {
+        self.release(index, now_ns)
     }
 
     /// A batch was refused. What follows it in its epoch would be refused for the gap: a new epoch begins from zero.
-    pub(crate) fn refused(&mut self, index: u32) {
+    pub(crate) fn refused(&mut self, index: u32, now_ns: u64) {
         let epoch = self.slots[index as usize].epoch;
-        self.release(index);
+        self.release(index, now_ns);
         if self.producer.get() != 0 && epoch == self.epoch {
             self.epoch = self.epoch.advance(1);
             self.next_seq.fill(0);
@@ -318,7 +339,7 @@ impl Link {
     pub(crate) fn abandon(&mut self, end_ns: u64, mut tell: impl FnMut(Times)) {
         for index in 0..self.slots.len() as u32 {
             if self.slots[index as usize].in_flight {
-                let times = self.release(index);
+                let times = self.release(index, end_ns);
                 tell(times);
             }
         }

@@ -1,6 +1,7 @@
 //! The load engine: a machine on our own ring that drives the client core's sessions. It sends batches when they are due
 //! (open loop) or as soon as one of those in flight is acknowledged (saturation), and records when they came back.
-//! Latency counts from the intended time of sending. It runs on one thread, pinned if asked, and allocates nothing per
+//! Latency counts from the intended time of sending: by the schedule in an open loop, and in saturation the moment at which
+//! the answer to an earlier batch made room. It runs on one thread, pinned if asked, and allocates nothing per
 //! batch.
 //!
 //! | phase | what happens | what ends it |
@@ -15,7 +16,7 @@ mod run;
 mod subscriber;
 mod tally;
 
-pub(crate) use run::{Plan, Wait, execute};
+pub(crate) use run::{Plan, Wait, execute, measure};
 pub(crate) use tally::{Phase, Tally};
 
 use crate::keys::{Choice, Draws};
@@ -202,11 +203,11 @@ impl Load {
                 }
             }
             (Peer::Producer(link), Completion::Acked { token, .. }) => {
-                let slot = link.acked(token as u32);
+                let slot = link.acked(token as u32, now_ns);
                 self.tally.acked(slot, now_ns, self.phase);
             }
             (Peer::Producer(link), Completion::ProduceRefused { token, refusal, .. }) => {
-                link.refused(token as u32);
+                link.refused(token as u32, now_ns);
                 self.tally.refused(refusal.code);
             }
             (Peer::Subscriber(subscriber), Completion::Subscription { owner, notice, .. }) => {
@@ -279,7 +280,12 @@ impl Load {
                 }
                 for at in 0..self.dirty.len() {
                     if let Peer::Producer(link) = &mut self.peers[self.dirty[at] as usize] {
-                        self.tally.sent += link.saturate(now_ns, wall_offset_us);
+                        link.saturate(now_ns, wall_offset_us, |intended_ns, lag_ns| {
+                            self.tally.sent += 1;
+                            if let Some(lag_ns) = lag_ns {
+                                self.tally.lag(intended_ns, lag_ns, self.phase);
+                            }
+                        });
                     }
                 }
             }

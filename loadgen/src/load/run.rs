@@ -17,7 +17,7 @@ use serde::Serialize;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tiderace_base::ids::ProducerId;
 use tiderace_io::{Driver, DriverConfig, Outcome, entropy};
 
@@ -193,20 +193,29 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<(Report, Tally), S
         plan.seed,
     );
     let before = plan.server_pid.and_then(Usage::of);
+    let begun = Instant::now();
     let line = Line::draw(&progress, "batches");
     let tally = drive(plan.cpu, sockets, load);
     drop(line);
-    let after = plan.server_pid.and_then(Usage::of);
+    let used = before
+        .zip(plan.server_pid.and_then(Usage::of))
+        .map(|(before, after)| Used {
+            cpu_ns: after.cpu_ns.saturating_sub(before.cpu_ns),
+            elapsed_s: begun.elapsed().as_secs_f64(),
+            peak_rss_kib: after.peak_rss_kib,
+        });
     let readers = readers.end();
     let tally = tally?;
-    let report = report(
-        plan,
-        &target.durability.to_string(),
-        &tally,
-        readers,
-        before.zip(after),
-    );
+    let report = report(plan, &target.durability.to_string(), &tally, readers, used);
     Ok((report, tally))
+}
+
+/// What the server's process used from the first hello to the last answer.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    cpu_ns: u64,
+    elapsed_s: f64,
+    peak_rss_kib: u64,
 }
 
 fn drive(cpu: Option<usize>, sockets: Vec<TcpStream>, mut load: Load) -> Result<Tally, String> {
@@ -245,7 +254,7 @@ fn report(
     durability: &str,
     tally: &Tally,
     readers: readers::Report,
-    usage: Option<(Usage, Usage)>,
+    used: Option<Used>,
 ) -> Report {
     let (mode, rate, arrivals) = match plan.mode {
         Mode::Open { rate, arrivals } => ("open loop", Some(rate), Some(arrivals)),
@@ -285,13 +294,14 @@ fn report(
         Rates::new(rate, tally, seconds, plan.shape),
         tally,
         readers,
-        usage.map(|(before, after)| {
-            let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns);
+        used.map(|used| {
+            let cpu_s = used.cpu_ns as f64 / 1e9;
             Server {
-                cpu_s: cpu_ns as f64 / 1e9,
+                cpu_s,
+                cores: cpu_s / used.elapsed_s,
                 // Over the whole run, warm-up included, as the bytes are.
-                cpu_s_per_gb: (total_bytes > 0).then(|| cpu_ns as f64 / total_bytes as f64),
-                peak_rss_mib: after.peak_rss_kib as f64 / 1024.0,
+                cpu_s_per_gb: (total_bytes > 0).then(|| used.cpu_ns as f64 / total_bytes as f64),
+                peak_rss_mib: used.peak_rss_kib as f64 / 1024.0,
             }
         }),
         plan.waiting() == Waiting::Spin,

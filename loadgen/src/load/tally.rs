@@ -47,7 +47,7 @@ pub(crate) struct Tally {
     pub(crate) response: Latency,
     /// From the time of sending to the acknowledgement.
     pub(crate) service: Latency,
-    /// From the intended time to the time of sending, where only the generator can have been late.
+    /// From the intended time to the time of sending, of batches that only the generator can have made late.
     pub(crate) lag: Latency,
     /// From the intended time to the arrival at the subscriber.
     pub(crate) delivery: Latency,
@@ -78,7 +78,7 @@ pub(crate) struct Tally {
     /// Why the run ended early.
     pub(crate) failed: Option<String>,
     /// How many of the two were read.
-    marks: usize,
+    pub(crate) marks: usize,
 }
 
 impl Tally {

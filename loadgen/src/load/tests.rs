@@ -17,7 +17,7 @@ use tiderace_wire::assembly::{Assembler, Receiver};
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::body;
 use tiderace_wire::error::ErrorCode;
-use tiderace_wire::frame::{Ack, AckFlags, Produced, Welcome};
+use tiderace_wire::frame::{Ack, AckFlags, Credit, CreditScope, Produced, Welcome};
 use tiderace_wire::link::{Kind, LINK_VERSION};
 
 const SHAPE: Shape = Shape {
@@ -39,6 +39,11 @@ struct Peer {
 
 impl Peer {
     fn welcome(link: &mut Link) -> Self {
+        Self::welcome_with(link, 1 << 20)
+    }
+
+    /// With credit for so many batches.
+    fn welcome_with(link: &mut Link, batches_total: u64) -> Self {
         let mut peer = Self {
             assembler: Assembler::new(Receiver::Node),
             last_id: 0,
@@ -62,7 +67,7 @@ impl Peer {
             producer_window: 128,
             uncredited_max: 8,
             bytes_total: 1 << 30,
-            batches_total: 1 << 20,
+            batches_total,
         };
         let mut out = BytesMut::new();
         let id = peer.next_id();
@@ -106,6 +111,20 @@ impl Peer {
             .receive(out.freeze(), &mut completions)
             .expect("the peer keeps the protocol");
         completions
+    }
+
+    /// Grants credit for so many batches in all.
+    fn grant(&mut self, link: &mut Link, batches_total: u64) {
+        let credit = Credit {
+            scope: CreditScope::Link,
+            id: 0,
+            bytes_total: 1 << 30,
+            batches_total,
+        };
+        let mut out = BytesMut::new();
+        let id = self.next_id();
+        credit.encode(&mut out, id);
+        self.give(link, out);
     }
 
     /// Answers everything.
@@ -169,6 +188,15 @@ fn link_to(in_flight: usize, lanes: Lanes) -> Link {
 
 const MS: u64 = 1_000_000;
 
+/// Intended time and lag of each batch that goes out.
+fn saturate(link: &mut Link, now_ns: u64) -> Vec<(u64, Option<u64>)> {
+    let mut sent = Vec::new();
+    link.saturate(now_ns, 0, |intended_ns, lag_ns| {
+        sent.push((intended_ns, lag_ns));
+    });
+    sent
+}
+
 #[test]
 fn a_stalled_server_shows_in_every_batch_that_was_due_meanwhile() {
     let mut link = link(4);
@@ -203,7 +231,7 @@ fn a_stalled_server_shows_in_every_batch_that_was_due_meanwhile() {
         if !stalled && !peer.unanswered.is_empty() {
             for completion in peer.answer(&mut link, None) {
                 if let Completion::Acked { token, .. } = completion {
-                    let times = link.acked(token as u32);
+                    let times = link.acked(token as u32, now_ns);
                     tally.acked(times, now_ns, phase);
                 }
             }
@@ -252,13 +280,13 @@ fn saturation_keeps_to_its_bound_and_numbers_batches_densely() {
     let mut link = link(16);
     let mut peer = Peer::welcome(&mut link);
     for round in 0..10 {
-        assert_eq!(link.saturate(round, 0), 16);
-        assert_eq!(link.saturate(round, 0), 0);
+        assert_eq!(saturate(&mut link, round).len(), 16);
+        assert_eq!(saturate(&mut link, round).len(), 0);
         peer.take(&mut link);
         assert_eq!(peer.unanswered.len(), 16);
         for completion in peer.answer(&mut link, None) {
             if let Completion::Acked { token, .. } = completion {
-                link.acked(token as u32);
+                link.acked(token as u32, round);
             }
         }
     }
@@ -267,17 +295,73 @@ fn saturation_keeps_to_its_bound_and_numbers_batches_densely() {
 }
 
 #[test]
+fn in_saturation_a_batch_is_meant_for_when_its_place_became_free() {
+    let mut link = link(2);
+    let mut peer = Peer::welcome(&mut link);
+    let phase = Phase::Running {
+        start_ns: 0,
+        measured_ns: 0,
+        end_ns: 1000 * MS,
+        wall_offset_us: 0,
+    };
+    let mut tally = Tally::default();
+    // The first are meant for when the load begins.
+    assert_eq!(saturate(&mut link, MS), [(MS, Some(0)); 2]);
+    // The server answers at 3 ms; the generator comes to send again at 5 ms: that is its own lag, and part of the
+    // response, because the place was free.
+    peer.take(&mut link);
+    for completion in peer.answer(&mut link, None) {
+        if let Completion::Acked { token, .. } = completion {
+            link.acked(token as u32, 3 * MS);
+        }
+    }
+    assert_eq!(saturate(&mut link, 5 * MS), [(3 * MS, Some(2 * MS)); 2]);
+    peer.take(&mut link);
+    for completion in peer.answer(&mut link, None) {
+        if let Completion::Acked { token, .. } = completion {
+            let times = link.acked(token as u32, 9 * MS);
+            tally.acked(times, 9 * MS, phase);
+        }
+    }
+    let (response, service) = (tally.response.summary(), tally.service.summary());
+    let close = |found: Option<u64>, ms: u64| found.expect("some").abs_diff(ms * MS) < MS / 100;
+    assert!(close(response.max, 6), "{response:?}");
+    assert!(close(service.max, 4), "{service:?}");
+}
+
+#[test]
+fn waiting_for_credit_is_the_servers_doing_and_not_the_generators() {
+    let mut link = link(4);
+    // Credit for three batches: the fourth waits.
+    let mut peer = Peer::welcome_with(&mut link, 3);
+    assert_eq!(saturate(&mut link, MS).len(), 3);
+    peer.take(&mut link);
+    let completions = peer.answer(&mut link, None);
+    for completion in completions {
+        if let Completion::Acked { token, .. } = completion {
+            link.acked(token as u32, 2 * MS);
+        }
+    }
+    assert_eq!(saturate(&mut link, 3 * MS), []);
+    peer.grant(&mut link, 6);
+    // Those that became free while there was no credit waited for the server.
+    let sent = saturate(&mut link, 7 * MS);
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().skip(1).all(|batch| *batch == (2 * MS, None)));
+}
+
+#[test]
 fn a_refusal_begins_a_new_epoch_once() {
     let mut link = link(3);
     let mut peer = Peer::welcome(&mut link);
-    link.saturate(0, 0);
+    saturate(&mut link, 0);
     peer.take(&mut link);
     for completion in peer.answer(&mut link, Some(ErrorCode::Busy)) {
         if let Completion::ProduceRefused { token, .. } = completion {
-            link.refused(token as u32);
+            link.refused(token as u32, 1);
         }
     }
-    link.saturate(1, 0);
+    saturate(&mut link, 1);
     peer.take(&mut link);
     assert_eq!(peer.seen[3..], [(2, 0), (2, 1), (2, 2)]);
 }
@@ -299,11 +383,11 @@ fn a_drawn_key_decides_the_partition_and_each_partition_is_numbered_densely() {
     let mut link = link_to(4, lanes);
     let mut peer = Peer::welcome(&mut link);
     for round in 0..50 {
-        assert_eq!(link.saturate(round, 0), 4);
+        assert_eq!(saturate(&mut link, round).len(), 4);
         peer.take(&mut link);
         for completion in peer.answer(&mut link, None) {
             if let Completion::Acked { token, .. } = completion {
-                link.acked(token as u32);
+                link.acked(token as u32, round);
             }
         }
     }
