@@ -3,6 +3,7 @@
 //! refused, and whatever makes a figure unfit to be believed is said beside it.
 //!
 //! - [`load`] sends and measures, by the times of [`schedule`], with batches from [`batches`], into [`latency`].
+//! - [`sweep`] repeats that at one rate after the other until it has found the knee.
 //! - [`integrity`] keeps a ledger of what was acknowledged and verifies it against what is delivered.
 //! - [`compare`] runs the floor and the product in turns.
 
@@ -24,6 +25,7 @@ mod report;
 mod schedule;
 mod session;
 mod setup;
+mod sweep;
 
 use cli::Command;
 use std::path::Path;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let arguments = cli::parse(&words).unwrap_or_else(|error| error.exit());
     let result = match arguments.command {
         Command::Run(arguments) => run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Profiles(arguments) => list(arguments.json.as_deref()),
         Command::Integrity(arguments) => integrity::run(&arguments),
         Command::FloorCompare(arguments) => compare::run(&arguments),

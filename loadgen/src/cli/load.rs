@@ -180,3 +180,45 @@ impl RunArguments {
         self.workload.plan(self.rate, self.duration)
     }
 }
+
+/// See [`super::Command::Sweep`].
+#[derive(Args, Debug)]
+pub(crate) struct SweepArguments {
+    /// The first rate, in batches a second over all connections.
+    #[arg(long, default_value_t = 1000.0, value_parser = rate)]
+    pub(crate) from: f64,
+    /// No rate above this is offered.
+    #[arg(long, default_value_t = 10_000_000.0, value_parser = rate)]
+    pub(crate) to: f64,
+    /// Each rate is so many times the one before, until one fails.
+    #[arg(long, default_value_t = 2.0, value_parser = factor)]
+    pub(crate) factor: f64,
+    /// The sweep ends when the rates that held and failed are this close: 0.05 is 5 %.
+    #[arg(long, default_value_t = 0.05, value_parser = precision)]
+    pub(crate) precision: f64,
+    /// Rates that are offered, at most.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) steps: u32,
+    /// A rate fails when the 99th percentile of its response is beyond this.
+    #[arg(long, default_value = "10ms", value_parser = duration)]
+    pub(crate) p99_max: Duration,
+    /// The measured part of each step.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArguments,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|factor| (1.01..=100.0).contains(factor))
+        .ok_or_else(|| format!("{text:?} is no factor: write a number from 1.01 to 100"))
+}
+
+fn precision(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|precision| (0.001..=1.0).contains(precision))
+        .ok_or_else(|| format!("{text:?} is no precision: write a number from 0.001 to 1"))
+}

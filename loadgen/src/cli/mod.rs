@@ -4,7 +4,7 @@
 mod load;
 mod profiled;
 
-pub(crate) use load::RunArguments;
+pub(crate) use load::{RunArguments, SweepArguments};
 pub(crate) use profiled::parse;
 
 use crate::setup::Wanted;
@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Sends batches at a rate or as fast as they are acknowledged, and reports rates and latencies.
     Run(Box<RunArguments>),
+    /// Finds the knee: offers rates that grow until one is missed or its p99 is beyond a bound, then narrows it down.
+    /// Exits with 1 when no rate held.
+    Sweep(Box<SweepArguments>),
     /// Lists the named workloads: what each is for, and the flags that it stands for.
     Profiles(ProfilesArguments),
     /// Produces with exact retries while the server may die and come back, and verifies that nothing acknowledged was
