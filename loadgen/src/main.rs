@@ -4,6 +4,7 @@
 //!
 //! - [`load`] sends and measures, by the times of [`schedule`], with batches from [`batches`], into [`latency`].
 //! - [`sweep`] repeats that at one rate after the other until it has found the knee.
+//! - [`soak`] does it for long, interval by interval, and counts what was delivered.
 //! - [`integrity`] keeps a ledger of what was acknowledged and verifies it against what is delivered.
 //! - [`compare`] runs the floor and the product in turns.
 
@@ -25,6 +26,7 @@ mod report;
 mod schedule;
 mod session;
 mod setup;
+mod soak;
 mod sweep;
 
 use cli::Command;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Profiles(arguments) => list(arguments.json.as_deref()),
         Command::Integrity(arguments) => integrity::run(&arguments),
         Command::FloorCompare(arguments) => compare::run(&arguments),
@@ -60,7 +63,7 @@ fn list(json: Option<&Path>) -> Result<ExitCode, String> {
 
 fn run(arguments: &cli::RunArguments) -> Result<ExitCode, String> {
     let plan = arguments.plan();
-    let (report, tally) = load::execute(&plan)?;
+    let load::Measured { report, tally, .. } = load::execute(&plan)?;
     eprintln!("{}", report.text());
     if let Some(path) = &arguments.workload.json {
         output::json(path, &report)?;

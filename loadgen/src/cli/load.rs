@@ -137,6 +137,8 @@ impl WorkloadArguments {
                 slow_bytes_per_s: if self.slow > 0 { self.slow_rate } else { 0 },
                 catch_up: self.catch_up,
             },
+            verifies: false,
+            interval: None,
             warmup: self.warmup,
             duration,
             patience: self.patience,
@@ -207,6 +209,41 @@ pub(crate) struct SweepArguments {
     pub(crate) duration: Duration,
     #[command(flatten)]
     pub(crate) workload: WorkloadArguments,
+}
+
+/// See [`super::Command::Soak`].
+#[derive(Args, Debug)]
+pub(crate) struct SoakArguments {
+    /// Open loop: so many batches a second over all connections, whatever the server does.
+    #[arg(long, value_parser = rate, required_unless_present = "profile")]
+    rate: Option<f64>,
+    /// The measured part.
+    #[arg(long, default_value = "600s", value_parser = duration)]
+    duration: Duration,
+    /// The pieces that it is told in.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArguments,
+}
+
+impl SoakArguments {
+    /// The plan: at least one subscriber of each partition checks what is delivered.
+    ///
+    /// # Errors
+    /// What to change.
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let rate = self
+            .rate
+            .ok_or("a soak has a rate, and this profile has none: give --rate")?;
+        let plan = self.workload.plan(Some(rate), self.duration);
+        Ok(Plan {
+            fan_out: plan.fan_out.max(1),
+            verifies: true,
+            interval: Some(self.interval),
+            ..plan
+        })
+    }
 }
 
 fn factor(text: &str) -> Result<f64, String> {

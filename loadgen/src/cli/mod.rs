@@ -4,7 +4,7 @@
 mod load;
 mod profiled;
 
-pub(crate) use load::{RunArguments, SweepArguments};
+pub(crate) use load::{RunArguments, SoakArguments, SweepArguments};
 pub(crate) use profiled::parse;
 
 use crate::setup::Wanted;
@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Finds the knee: offers rates that grow until one is missed or its p99 is beyond a bound, then narrows it down.
     /// Exits with 1 when no rate held.
     Sweep(Box<SweepArguments>),
+    /// A long open loop, told interval by interval, with the drift of memory and a count of what was delivered. Exits with
+    /// 1 when something acknowledged was not delivered exactly once, whole and in order.
+    Soak(Box<SoakArguments>),
     /// Lists the named workloads: what each is for, and the flags that it stands for.
     Profiles(ProfilesArguments),
     /// Produces with exact retries while the server may die and come back, and verifies that nothing acknowledged was

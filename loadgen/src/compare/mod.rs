@@ -196,7 +196,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
             for kind in order {
                 let server = &servers[kind as usize];
                 let plan = plan(case, server, arguments, &folder, round);
-                let (report, _) = execute(&plan)?;
+                let report = execute(&plan)?.report;
                 if report.failed {
                     return Err(format!(
                         "{} on {kind}: {}",
@@ -305,6 +305,8 @@ fn plan(
         idempotent: true,
         fan_out: 0,
         readers: readers::Wanted::default(),
+        verifies: false,
+        interval: None,
         warmup: arguments.warmup,
         duration: arguments.duration,
         patience: Duration::from_secs(10),

@@ -10,13 +10,16 @@
 //! | running | batches are sent; those meant to be sent after the warm-up are measured | the duration |
 //! | draining | what was due is sent and acknowledged | nothing is left, or the patience ends |
 
+pub(crate) mod intervals;
 mod link;
+pub(crate) mod memory;
+mod order;
 pub(crate) mod readers;
 mod run;
 mod subscriber;
 mod tally;
 
-pub(crate) use run::{Plan, Wait, execute, measure};
+pub(crate) use run::{Measured, Plan, Wait, execute, measure};
 pub(crate) use tally::{Phase, Tally};
 
 use crate::keys::{Choice, Draws};
@@ -117,7 +120,7 @@ impl Load {
         lengths: Lengths,
         links: Vec<Link>,
         subscribers: Vec<Subscriber>,
-        fan_out: u64,
+        tally: Tally,
         progress: Arc<Progress>,
         seed: u64,
     ) -> Self {
@@ -139,7 +142,7 @@ impl Load {
             dirty: Vec::new(),
             ops: OpIds::default(),
             completions: Vec::new(),
-            tally: Tally::new(fan_out),
+            tally,
             progress,
             seed,
             open_by_ns: 0,

@@ -1,7 +1,9 @@
 //! One run from its plan to its report: prepares the stream, connects, gives the machine to a driver on a thread of its
 //! own, and turns what it counted into figures.
 
+use super::intervals::{INTERVALS_MAX, Intervals};
 use super::link::{Link, LinkPlan};
+use super::memory::{Sample, Sampler};
 use super::readers::{self, Readers};
 use super::subscriber::Subscriber;
 use super::{Lengths, Load, Mode, Tally, Waiting, lanes};
@@ -58,6 +60,10 @@ pub(crate) struct Plan {
     pub(crate) fan_out: usize,
     /// Who reads beside the load.
     pub(crate) readers: readers::Wanted,
+    /// Whether what the subscribers get is checked against what was sent.
+    pub(crate) verifies: bool,
+    /// The pieces in which the measured part is told as well.
+    pub(crate) interval: Option<Duration>,
     /// Before anything is measured.
     pub(crate) warmup: Duration,
     /// The measured part.
@@ -108,6 +114,21 @@ impl Plan {
                 "a producer may have {window} batches in flight to one partition; take fewer, or --idempotent false"
             ));
         }
+        if self.verifies && (!self.idempotent || self.fan_out == 0) {
+            return Err(
+                "what is delivered can be checked only where batches are numbered and somebody subscribes"
+                    .to_owned(),
+            );
+        }
+        if let Some(interval) = self.interval
+            && (interval.is_zero()
+                || self.duration.as_nanos().div_ceil(interval.as_nanos())
+                    > u128::from(INTERVALS_MAX))
+        {
+            return Err(format!(
+                "a run has at most {INTERVALS_MAX} intervals: take a longer --interval"
+            ));
+        }
         if self.duration.is_zero() {
             return Err("a run measures for some time: --duration is more than zero".to_owned());
         }
@@ -122,11 +143,20 @@ impl Plan {
     }
 }
 
+/// What a run brought.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) report: Report,
+    pub(crate) tally: Tally,
+    /// Memory over time, of a run in intervals.
+    pub(crate) memory: Vec<Sample>,
+}
+
 /// Carries out a plan. A run that ends early, for example because the server went away, has a report that says so.
 ///
 /// # Errors
 /// A sentence for people: nothing was measured.
-pub(crate) fn execute(plan: &Plan) -> Result<(Report, Tally), String> {
+pub(crate) fn execute(plan: &Plan) -> Result<Measured, String> {
     plan.check()?;
     let target = setup::prepare(plan.server, &plan.wanted)?;
     measure(plan, &target)
@@ -136,7 +166,7 @@ pub(crate) fn execute(plan: &Plan) -> Result<(Report, Tally), String> {
 ///
 /// # Errors
 /// A sentence for people: nothing was measured.
-pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<(Report, Tally), String> {
+pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<Measured, String> {
     plan.check()?;
     let run = entropy::random_u64() | 1;
     let identity = setup::identity();
@@ -168,7 +198,7 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<(Report, Tally), S
         for _ in 0..plan.fan_out {
             for (address, places) in &groups {
                 addresses.push(*address);
-                subscribers.push(Subscriber::new(&identity, places, run));
+                subscribers.push(Subscriber::new(&identity, places, run, plan.verifies));
             }
         }
     }
@@ -188,12 +218,20 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<(Report, Tally), S
         },
         links,
         subscribers,
-        plan.fan_out as u64,
+        Tally {
+            intervals: plan
+                .interval
+                .map(|interval| Intervals::new(interval.as_nanos() as u64)),
+            ..Tally::new(plan.fan_out as u64)
+        },
         Arc::clone(&progress),
         plan.seed,
     );
     let before = plan.server_pid.and_then(Usage::of);
     let begun = Instant::now();
+    let sampler = plan
+        .interval
+        .map(|interval| Sampler::begin(interval, plan.server_pid, &progress));
     let line = Line::draw(&progress, "batches");
     let tally = drive(plan.cpu, sockets, load);
     drop(line);
@@ -204,10 +242,15 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<(Report, Tally), S
             elapsed_s: begun.elapsed().as_secs_f64(),
             peak_rss_kib: after.peak_rss_kib,
         });
+    let memory = sampler.map_or_else(Vec::new, Sampler::end);
     let readers = readers.end();
     let tally = tally?;
     let report = report(plan, &target.durability.to_string(), &tally, readers, used);
-    Ok((report, tally))
+    Ok(Measured {
+        report,
+        tally,
+        memory,
+    })
 }
 
 /// What the server's process used from the first hello to the last answer.

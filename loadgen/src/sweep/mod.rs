@@ -177,7 +177,13 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     let target = setup::prepare(first.server, &first.wanted)?;
     let mut search = Search::new(
         arguments.from,
-        arguments.to,
+        // A lower rate would have too few samples.
+        [
+            arguments
+                .from
+                .min(SAMPLES_MIN / arguments.duration.as_secs_f64()),
+            arguments.to,
+        ],
         arguments.factor,
         arguments.precision,
         arguments.steps,
@@ -186,7 +192,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     let mut seen: Option<Report> = None;
     eprintln!("{HEAD}");
     while let Some(rate) = search.next() {
-        let (report, _) = measure(&plan(rate), &target)?;
+        let report = measure(&plan(rate), &target)?.report;
         let outcome = Outcome::of(&report, arguments.p99_max);
         let step = Step::of(rate, outcome, &report);
         eprintln!("{}", step.line());
@@ -273,7 +279,7 @@ impl Sweep {
                 "knee         not found: {held:.0} batches/s held with p99 <= {bound_ms:.1} ms"
             ),
             (None, Some(failed)) => {
-                format!("knee         below {failed:.0} batches/s, the first rate that was offered")
+                format!("knee         below {failed:.0} batches/s: no rate held")
             }
             (None, None) => "knee         unknown".to_owned(),
         });
