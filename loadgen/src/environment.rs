@@ -87,7 +87,7 @@ impl Environment {
 }
 
 /// The mount that a path lies on: the longest mount point that is a prefix of it.
-fn file_system(path: &Path) -> Option<String> {
+pub(crate) fn file_system(path: &Path) -> Option<String> {
     let path = path.canonicalize().ok()?;
     let mounts = read_to_string("/proc/self/mounts").ok()?;
     mounts

@@ -6,6 +6,7 @@
 //! - [`sweep`] repeats that at one rate after the other until it has found the knee.
 //! - [`soak`] does it for long, interval by interval, and counts what was delivered.
 //! - [`integrity`] keeps a ledger of what was acknowledged and verifies it against what is delivered.
+//! - [`limits`] measures what the machine allows beside any of them.
 //! - [`compare`] runs the floor and the product in turns.
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod environment;
 mod integrity;
 mod keys;
 mod latency;
+mod limits;
 mod load;
 mod output;
 mod profiles;
@@ -63,7 +65,11 @@ fn list(json: Option<&Path>) -> Result<ExitCode, String> {
 
 fn run(arguments: &cli::RunArguments) -> Result<ExitCode, String> {
     let plan = arguments.plan();
-    let load::Measured { report, tally, .. } = load::execute(&plan)?;
+    let measurer = arguments.workload.measurer()?;
+    let load::Measured {
+        mut report, tally, ..
+    } = load::execute(&plan)?;
+    report.compare(measurer.as_ref(), &plan);
     eprintln!("{}", report.text());
     if let Some(path) = &arguments.workload.json {
         output::json(path, &report)?;

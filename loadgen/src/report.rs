@@ -3,10 +3,12 @@
 //! build without optimisation.
 
 use crate::batches::Shape;
+use crate::compare::Sample;
 use crate::environment::Environment;
 use crate::keys::{Keys, Spread};
 use crate::latency::Summary;
-use crate::load::{Tally, readers};
+use crate::limits::{Limits, Measurer};
+use crate::load::{Plan, Tally, readers};
 use crate::schedule::Arrivals;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -178,6 +180,8 @@ pub(crate) struct Report {
     pub(crate) generator: Generator,
     /// The server, where its process is known.
     pub(crate) server: Option<Server>,
+    /// What the machine allows and what the floor does under the same batches, if that was asked for.
+    pub(crate) limits: Option<Limits>,
     /// Why these figures, or some of them, must not be believed. Empty in a good run.
     pub(crate) warnings: Vec<String>,
     /// Whether the run ended early.
@@ -251,11 +255,25 @@ impl Report {
                 was_late: lag_share.is_some_and(|share| share > LAG_SHARE_MAX),
             },
             server,
+            limits: None,
             warnings: Vec::new(),
             failed: tally.failed.is_some(),
         };
         report.warn(tally);
         report
+    }
+
+    /// Measures the floor beside it, if that was asked for. A floor that cannot be measured does not lose the report.
+    pub(crate) fn compare(&mut self, measurer: Option<&Measurer>, plan: &Plan) {
+        let Some(measurer) = measurer else {
+            return;
+        };
+        match measurer.measure(plan, &Sample::of(self)) {
+            Ok(limits) => self.limits = Some(limits),
+            Err(why) => self
+                .warnings
+                .push(format!("the floor was not measured: {why}")),
+        }
     }
 
     fn warn(&mut self, tally: &Tally) {
@@ -366,6 +384,7 @@ impl Report {
                 server.peak_rss_mib
             ));
         }
+        lines.extend(self.limits.iter().flat_map(Limits::lines));
         for refused in self
             .response_ns
             .refused

@@ -3,6 +3,7 @@
 use super::{TargetArguments, duration, rate, theta};
 use crate::batches::Shape;
 use crate::keys::{Choice, Keys, Spread};
+use crate::limits::Measurer;
 use crate::load::{Mode, Plan, Wait, readers};
 use crate::profiles;
 use crate::schedule::Arrivals;
@@ -89,6 +90,15 @@ pub(crate) struct WorkloadArguments {
     /// Where the server writes, so that the report can name the file system.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// The floor's program: after the run it is measured under the same batches, with the machine's own limits.
+    #[arg(long)]
+    floor: Option<PathBuf>,
+    /// A directory for the floor's data, on the disk that the server writes to. What it makes in there is removed again.
+    #[arg(long, default_value = ".")]
+    floor_dir: PathBuf,
+    /// The floor's core.
+    #[arg(long)]
+    floor_cpu: Option<usize>,
     /// Decides arrivals, keys and values.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -98,6 +108,17 @@ pub(crate) struct WorkloadArguments {
 }
 
 impl WorkloadArguments {
+    /// What measures the floor, if that was asked for.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub(crate) fn measurer(&self) -> Result<Option<Measurer>, String> {
+        self.floor
+            .as_deref()
+            .map(|floor| Measurer::new(floor, &self.floor_dir, self.floor_cpu))
+            .transpose()
+    }
+
     /// The plan, at a rate or as fast as batches are acknowledged.
     #[must_use]
     pub(crate) fn plan(&self, rate: Option<f64>, duration: Duration) -> Plan {

@@ -68,7 +68,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Samples once when the measured part begins and then at the end of every interval.
+    /// Samples when the measured part begins, at the end of every interval, and when the run is over.
     pub(super) fn begin(interval: Duration, server: Option<u32>, progress: &Arc<Progress>) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let progress = Arc::clone(progress);
@@ -93,6 +93,11 @@ fn samples(
     over: &AtomicBool,
 ) -> Vec<Sample> {
     let mib = |pid| Usage::of(pid).map(|usage| usage.rss_kib as f64 / 1024.0);
+    let sample = |begun: Instant| Sample {
+        at_s: begun.elapsed().as_secs_f64(),
+        server_mib: server.and_then(mib),
+        generator_mib: mib(std::process::id()),
+    };
     let mut all = Vec::new();
     let mut begun: Option<Instant> = None;
     while !over.load(Ordering::Relaxed) {
@@ -102,14 +107,12 @@ fn samples(
         if let Some(begun) = begun
             && begun.elapsed() >= interval * all.len() as u32
         {
-            all.push(Sample {
-                at_s: begun.elapsed().as_secs_f64(),
-                server_mib: server.and_then(mib),
-                generator_mib: mib(std::process::id()),
-            });
+            all.push(sample(begun));
         }
         std::thread::sleep(LOOK);
     }
+    // The end of the last interval.
+    all.extend(begun.map(sample));
     all
 }
 

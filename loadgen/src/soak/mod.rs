@@ -120,8 +120,11 @@ struct Soak {
 #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
 pub(crate) fn run(arguments: &SoakArguments) -> Result<ExitCode, String> {
     let plan = arguments.plan()?;
+    let measurer = arguments.workload.measurer()?;
+    let mut measured = execute(&plan)?;
+    measured.report.compare(measurer.as_ref(), &plan);
     let soak = Soak::of(
-        execute(&plan)?,
+        measured,
         arguments.interval.as_secs_f64(),
         plan.duration.as_secs_f64(),
     );

@@ -6,6 +6,7 @@ mod search;
 
 use crate::cli::SweepArguments;
 use crate::environment::Environment;
+use crate::limits::Limits;
 use crate::load::measure;
 use crate::output;
 use crate::report::{Report, Workload};
@@ -153,6 +154,8 @@ struct Sweep {
     knee_batches_per_s: Option<f64>,
     /// The lowest that failed.
     failed_batches_per_s: Option<f64>,
+    /// What the machine allows and what the floor does at the knee, if that was asked for.
+    limits: Option<Limits>,
     warnings: Vec<String>,
 }
 
@@ -172,6 +175,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     if arguments.to < arguments.from {
         return Err("--to is at least --from".to_owned());
     }
+    let measurer = arguments.workload.measurer()?;
     let first = plan(arguments.from);
     first.check()?;
     let target = setup::prepare(first.server, &first.wanted)?;
@@ -189,7 +193,8 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
         arguments.steps,
     );
     let mut steps: Vec<Step> = Vec::new();
-    let mut seen: Option<Report> = None;
+    // The best that held; until then the first.
+    let mut best: Option<Report> = None;
     eprintln!("{HEAD}");
     while let Some(rate) = search.next() {
         let report = measure(&plan(rate), &target)?.report;
@@ -198,13 +203,18 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
         eprintln!("{}", step.line());
         steps.push(step);
         let failed = report.failed;
-        seen.get_or_insert(report);
+        let better = best.as_ref().is_none_or(|best| {
+            outcome == Outcome::Held && report.rates.batches_per_s > best.rates.batches_per_s
+        });
+        if better {
+            best = Some(report);
+        }
         search.tell(outcome.verdict());
         if failed {
             break;
         }
     }
-    let report = seen.ok_or("no rate was offered")?;
+    let mut report = best.ok_or("no rate was offered")?;
     steps.sort_by(|one, other| {
         one.offered_batches_per_s
             .total_cmp(&other.offered_batches_per_s)
@@ -215,6 +225,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
         Knee::AtLeast(held) => (Some(held), None),
         Knee::Unknown => (None, None),
     };
+    report.compare(measurer.as_ref(), &plan(held.unwrap_or(arguments.from)));
     let mut sweep = Sweep {
         workload: report.workload,
         environment: report.environment,
@@ -222,7 +233,12 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
         steps,
         knee_batches_per_s: held,
         failed_batches_per_s: failed,
-        warnings: Vec::new(),
+        warnings: report
+            .warnings
+            .into_iter()
+            .filter(|warning| warning.contains("floor"))
+            .collect(),
+        limits: report.limits,
     };
     sweep.warn();
     eprintln!("{}", sweep.text());
@@ -283,6 +299,7 @@ impl Sweep {
             }
             (None, None) => "knee         unknown".to_owned(),
         });
+        lines.extend(self.limits.iter().flat_map(Limits::lines));
         lines.extend(
             self.warnings
                 .iter()
