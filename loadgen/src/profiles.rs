@@ -1,5 +1,6 @@
 //! Named workloads with their intent, so that two people who name one have measured the same. A profile is nothing but
-//! flags: whatever it does can be typed.
+//! flags: whatever it does can be typed. Each has a stream of its own, because a stream keeps the partitions that it was made
+//! with; catch-up reads what durable-ingest wrote.
 
 use serde::Serialize;
 
@@ -48,6 +49,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "durable-ingest",
         intent: "How many bytes a second become durable: 64 KiB batches of records of about 1 KB, as a busy client makes them.",
         flags: &[
+            flag("stream", "loadgen/durable-ingest"),
             flag("saturate", ""),
             flag("durability", "local"),
             flag("connections", "8"),
@@ -61,6 +63,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "large-batches",
         intent: "What the largest batches add: 1 MiB of records of about 1 KB, few connections, the disk's bandwidth alone.",
         flags: &[
+            flag("stream", "loadgen/large-batches"),
             flag("saturate", ""),
             flag("durability", "local"),
             flag("connections", "4"),
@@ -74,6 +77,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "small-records",
         intent: "How many acknowledgements a second: single records of 256 B from many connections, none of them batched.",
         flags: &[
+            flag("stream", "loadgen/small-records"),
             flag("saturate", ""),
             flag("durability", "local"),
             flag("connections", "64"),
@@ -87,6 +91,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "one-at-a-time",
         intent: "What one durable acknowledgement costs: a caller that waits for each record before it sends the next.",
         flags: &[
+            flag("stream", "loadgen/one-at-a-time"),
             flag("saturate", ""),
             flag("durability", "local"),
             flag("connections", "1"),
@@ -100,6 +105,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "open-loop",
         intent: "What independent senders of 1 KB records feel at a fixed rate, whether or not the server keeps up.",
         flags: &[
+            flag("stream", "loadgen/open-loop"),
             flag("rate", "10000"),
             flag("arrivals", "poisson"),
             flag("durability", "local"),
@@ -114,6 +120,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "fan-out",
         intent: "What delivery costs beside durability: 1 KB records at a fixed rate, and eight subscribers of each partition.",
         flags: &[
+            flag("stream", "loadgen/fan-out"),
             flag("rate", "2000"),
             flag("arrivals", "poisson"),
             flag("durability", "local"),
@@ -129,6 +136,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "many-partitions",
         intent: "Whether one journal per shard holds when writes are scattered: 4,096 partitions of one stream take turns.",
         flags: &[
+            flag("stream", "loadgen/many-partitions"),
             flag("saturate", ""),
             flag("durability", "local"),
             flag("connections", "16"),
@@ -142,12 +150,12 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "many-streams",
         intent: "Whether streams are cheap: 100,000 of them, some hot and most nearly silent, at a fixed rate.",
         flags: &[
+            flag("stream", "loadgen/many-streams"),
             flag("rate", "10000"),
             flag("arrivals", "poisson"),
             flag("durability", "local"),
             flag("connections", "16"),
             flag("in-flight", "64"),
-            flag("stream", "loadgen/many"),
             flag("streams", "100000"),
             flag("stream-spread", "zipf"),
             flag("partitions", "1"),
@@ -159,6 +167,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "hot-keys",
         intent: "What a skewed key space does to the partitions that it is hashed to, at a fixed rate.",
         flags: &[
+            flag("stream", "loadgen/hot-keys"),
             flag("rate", "10000"),
             flag("arrivals", "poisson"),
             flag("durability", "local"),
@@ -176,6 +185,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "bad-subscribers",
         intent: "Whether a subscriber that stalls or dawdles costs anybody else: fan-out beside three that do not keep up.",
         flags: &[
+            flag("stream", "loadgen/bad-subscribers"),
             flag("rate", "2000"),
             flag("arrivals", "poisson"),
             flag("durability", "local"),
@@ -194,6 +204,7 @@ pub(crate) const PROFILES: &[Profile] = &[
         name: "catch-up",
         intent: "What reading the old costs those who write the new; load the stream before, with durable-ingest.",
         flags: &[
+            flag("stream", "loadgen/durable-ingest"),
             flag("rate", "2000"),
             flag("arrivals", "poisson"),
             flag("durability", "local"),

@@ -239,7 +239,7 @@ pub(crate) struct SoakArguments {
     #[arg(long, value_parser = rate, required_unless_present = "profile")]
     rate: Option<f64>,
     /// The measured part.
-    #[arg(long, default_value = "600s", value_parser = duration)]
+    #[arg(long, default_value = "10m", value_parser = duration)]
     duration: Duration,
     /// The pieces that it is told in.
     #[arg(long, default_value = "10s", value_parser = duration)]

@@ -75,20 +75,21 @@ impl Level {
     }
 }
 
-/// Seconds, with fractions; `s` and `ms` are understood.
+/// Seconds, with fractions; `ms`, `s`, `m` and `h` are understood.
 fn duration(text: &str) -> Result<Duration, String> {
-    let (number, scale) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(number), _) => (number, 1e-3),
-        (None, Some(number)) => (number, 1.0),
-        (None, None) => (text, 1.0),
-    };
+    // The longer unit first: it ends with the shorter one.
+    let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (number, scale) = units
+        .into_iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))
+        .unwrap_or((text, 1.0));
     number
         .parse::<f64>()
         .ok()
         .map(|seconds| seconds * scale)
         .filter(|seconds| (0.0..1e9).contains(seconds))
         .map(Duration::from_secs_f64)
-        .ok_or_else(|| format!("{text:?} is no time: write 10, 10s or 500ms"))
+        .ok_or_else(|| format!("{text:?} is no time: write 10, 10s, 500ms, 5m or 1h"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -223,6 +224,8 @@ mod tests {
     fn times_have_units() {
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("0.5h"), Ok(Duration::from_secs(1800)));
         assert!(duration("-1s").is_err());
         assert!(duration("ten").is_err());
     }

@@ -168,6 +168,8 @@ pub(crate) fn execute(plan: &Plan) -> Result<Measured, String> {
 /// A sentence for people: nothing was measured.
 pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<Measured, String> {
     plan.check()?;
+    // Before anything runs: afterwards the load average is our own.
+    let environment = Environment::read(plan.data.as_deref());
     let run = entropy::random_u64() | 1;
     let identity = setup::identity();
     let mut links = Vec::new();
@@ -245,7 +247,14 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<Measured, String> 
     let memory = sampler.map_or_else(Vec::new, Sampler::end);
     let readers = readers.end();
     let tally = tally?;
-    let report = report(plan, &target.durability.to_string(), &tally, readers, used);
+    let report = report(
+        plan,
+        environment,
+        &target.durability.to_string(),
+        &tally,
+        readers,
+        used,
+    );
     Ok(Measured {
         report,
         tally,
@@ -294,6 +303,7 @@ fn drive(cpu: Option<usize>, sockets: Vec<TcpStream>, mut load: Load) -> Result<
 
 fn report(
     plan: &Plan,
+    environment: Environment,
     durability: &str,
     tally: &Tally,
     readers: readers::Report,
@@ -333,7 +343,7 @@ fn report(
             cpu: plan.cpu,
             seed: plan.seed,
         },
-        Environment::read(plan.data.as_deref()),
+        environment,
         Rates::new(rate, tally, seconds, plan.shape),
         tally,
         readers,

@@ -158,7 +158,7 @@ impl Subscriber {
 }
 
 /// Holds a delivered batch to its checksums and to its producer's numbers.
-fn verify(order: &mut Order, header: &BatchHeader, bytes: &[u8], tally: &mut Tally) {
+pub(super) fn verify(order: &mut Order, header: &BatchHeader, bytes: &[u8], tally: &mut Tally) {
     let body = &bytes[BATCH_HEADER_BYTES..];
     let whole = header
         .check_producer(body.len())

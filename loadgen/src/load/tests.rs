@@ -2,20 +2,27 @@
 //! them, and for real where only the end matters.
 
 use super::link::{Fill, Lanes, Link, LinkPlan};
+use super::order::Order;
+use super::subscriber::verify;
 use super::*;
-use crate::batches::Shape;
+use crate::batches::{Prepared, Shape, Stamp};
 use crate::keys::{Choice, Draws, Keys, Spread};
 use crate::setup::identity;
 use bytes::BytesMut;
 use tiderace_base::hash::partition_of_key;
 use tiderace_base::ids::{
-    BootId, MessageId, NodeId, PartitionIndex, PartitionKey, ProducerId, ShardId, StreamId, ZoneId,
+    BootId, MessageId, NodeId, PartitionIndex, PartitionKey, ProducerId, ShardId, SlotId, StreamId,
+    ZoneId,
 };
 use tiderace_base::limits::BATCH_HEADER_BYTES;
-use tiderace_base::position::{CatalogueVersion, Epoch, Offset};
+use tiderace_base::position::{
+    CatalogueVersion, Epoch, Offset, ProducerEpoch, ProducerSeq, SlotSeq,
+};
+use tiderace_base::prng::Prng;
 use tiderace_wire::assembly::{Assembler, Receiver};
-use tiderace_wire::batch::BatchHeader;
+use tiderace_wire::batch::{BatchHeader, Placement};
 use tiderace_wire::body;
+use tiderace_wire::entry::EntryKind;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, AckFlags, Credit, CreditScope, Produced, Welcome};
 use tiderace_wire::link::{Kind, LINK_VERSION};
@@ -399,6 +406,76 @@ fn a_drawn_key_decides_the_partition_and_each_partition_is_numbered_densely() {
         next[*partition as usize] += 1;
     }
     assert!(next.iter().filter(|count| **count > 0).count() > 1);
+}
+
+#[test]
+fn drawn_load_falls_on_connections_by_the_share_of_their_shard() {
+    let choice = Choice {
+        keys: Keys::Zipf,
+        key_count: 10,
+        key_theta: 2.0,
+        spread: Spread::Even,
+        stream_theta: 0.0,
+    };
+    let target = target(8);
+    let lanes = |count| lanes(choice, &target, count, 1);
+    assert!(lanes(1).expect_err("two shards").contains("2 shards"));
+    let five = lanes(5).expect("enough connections");
+    let total: f64 = five.iter().map(|(_, weight)| weight).sum();
+    assert!((total - 5.0).abs() < 1e-9, "{total}");
+    // Three connections share the first shard's load, two the second's.
+    let head = |index: usize| five[index].0.places()[0].address;
+    assert_eq!(head(0), head(2));
+    assert_ne!(head(0), head(1));
+    assert!((five[0].1 - five[4].1).abs() < 1e-9);
+    let draws = |shard: u16| {
+        let address = ([127, 0, 0, 1], 7000 + shard).into();
+        Draws::of(choice, &target, address, 1).expect("both have keys")
+    };
+    assert!((five[0].1 - 5.0 * draws(0).share() / 3.0).abs() < 1e-9);
+    assert!((five[1].1 - 5.0 * draws(1).share() / 2.0).abs() < 1e-9);
+}
+
+/// A batch of a producer as a node delivers it.
+fn delivered(seq: u64) -> BytesMut {
+    let mut prepared = Prepared::new(SHAPE, &mut Prng::new(seq));
+    let stamp = Stamp {
+        key: place(0).key,
+        producer: ProducerId::new(7 << 64 | 1),
+        epoch: ProducerEpoch::new(1),
+        seq: ProducerSeq::new(seq),
+        time_us: 0,
+    };
+    let mut bytes = BytesMut::from(&prepared.stamp(stamp, [])[..]);
+    let header = BatchHeader::parse_mut(&mut bytes[..]).expect("a header");
+    header.place(Placement {
+        base_offset: Offset::new(seq),
+        slot_seq: SlotSeq::new(seq + 1),
+        epoch: Epoch::new(1),
+        slot: SlotId::new(0),
+        entry_kind: EntryKind::Batch,
+        append_time_us: 1,
+    });
+    bytes
+}
+
+#[test]
+fn what_is_delivered_is_held_to_what_was_sent() {
+    let mut order = Order::default();
+    let mut tally = Tally::default();
+    let mut take = |bytes: &[u8]| {
+        let header = BatchHeader::parse(bytes).expect("a header");
+        verify(&mut order, header, bytes, &mut tally);
+        (tally.missing, tally.behind, tally.damaged)
+    };
+    assert_eq!(take(&delivered(0)), (0, 0, 0));
+    assert_eq!(take(&delivered(1)), (0, 0, 0));
+    assert_eq!(take(&delivered(1)), (0, 1, 0));
+    assert_eq!(take(&delivered(4)), (2, 1, 0));
+    let mut damaged = delivered(5);
+    let last = damaged.len() - 1;
+    damaged[last - 20] ^= 1;
+    assert_eq!(take(&damaged), (2, 1, 1));
 }
 
 #[test]

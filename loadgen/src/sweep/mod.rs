@@ -13,6 +13,7 @@ use crate::report::{Report, Workload};
 use crate::setup;
 use search::{Knee, Search, Verdict};
 use serde::Serialize;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -178,6 +179,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     let measurer = arguments.workload.measurer()?;
     let first = plan(arguments.from);
     first.check()?;
+    let environment = Environment::read(first.data.as_deref());
     let target = setup::prepare(first.server, &first.wanted)?;
     let mut search = Search::new(
         arguments.from,
@@ -195,12 +197,18 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     let mut steps: Vec<Step> = Vec::new();
     // The best that held; until then the first.
     let mut best: Option<Report> = None;
-    eprintln!("{HEAD}");
+    // The table comes at the end; who watches sees it grow.
+    let watched = std::io::stderr().is_terminal();
+    if watched {
+        eprintln!("{HEAD}");
+    }
     while let Some(rate) = search.next() {
         let report = measure(&plan(rate), &target)?.report;
         let outcome = Outcome::of(&report, arguments.p99_max);
         let step = Step::of(rate, outcome, &report);
-        eprintln!("{}", step.line());
+        if watched {
+            eprintln!("{}", step.line());
+        }
         steps.push(step);
         let failed = report.failed;
         let better = best.as_ref().is_none_or(|best| {
@@ -228,7 +236,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     report.compare(measurer.as_ref(), &plan(held.unwrap_or(arguments.from)));
     let mut sweep = Sweep {
         workload: report.workload,
-        environment: report.environment,
+        environment,
         p99_max_ns: arguments.p99_max.as_nanos() as u64,
         steps,
         knee_batches_per_s: held,
@@ -281,7 +289,6 @@ impl Sweep {
 
     fn text(&self) -> String {
         let mut lines = vec![
-            String::new(),
             format!("environment  {}", self.environment.line()),
             HEAD.to_owned(),
         ];
