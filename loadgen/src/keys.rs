@@ -6,6 +6,7 @@
 use crate::setup::{Place, Target};
 use clap::ValueEnum;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tiderace_base::hash::partition_of_key;
 use tiderace_base::prng::Prng;
@@ -146,14 +147,9 @@ pub(crate) struct Draws {
 }
 
 impl Draws {
-    /// Those of the shard at `address`. `None`: no draw falls on it.
+    /// Those of every shard that a draw falls on, in the order of their addresses.
     #[must_use]
-    pub(crate) fn of(
-        choice: Choice,
-        target: &Target,
-        address: SocketAddr,
-        seed: u64,
-    ) -> Option<Self> {
+    pub(crate) fn all(choice: Choice, target: &Target, seed: u64) -> Vec<Self> {
         let count = (target.places.len() * DRAWS_PER_PLACE).clamp(DRAWS_MIN, DRAWS_MAX);
         let streams = target.places.len() as u64 / u64::from(target.partitions);
         let stream_ranks = match choice.spread {
@@ -165,17 +161,19 @@ impl Draws {
             Keys::Uniform => Some(Ranks::Uniform(choice.key_count)),
             Keys::Zipf => Some(Ranks::zipf(choice.key_count, choice.key_theta)),
         };
-        // The lanes by their place's number in the target.
-        let mut lanes: Vec<Option<u32>> = Vec::with_capacity(target.places.len());
-        let mut places = Vec::new();
+        let mut shards: BTreeMap<SocketAddr, Self> = BTreeMap::new();
+        // Of each place of the target its lane in its shard.
+        let mut lanes: Vec<u32> = Vec::with_capacity(target.places.len());
         for place in &target.places {
-            lanes.push((place.address == address).then_some(places.len() as u32));
-            if place.address == address {
-                places.push(*place);
-            }
+            let shard = shards.entry(place.address).or_insert_with(|| Self {
+                draws: Vec::new(),
+                places: Vec::new(),
+                share: 0.0,
+            });
+            lanes.push(shard.places.len() as u32);
+            shard.places.push(*place);
         }
         let mut prng = Prng::new(seed);
-        let mut draws = Vec::new();
         for _ in 0..count {
             let stream = stream_ranks.draw(&mut prng);
             let rank = key_ranks.as_ref().map(|ranks| ranks.draw(&mut prng));
@@ -183,22 +181,21 @@ impl Draws {
                 Some(rank) => u64::from(partition_of_key(&key(rank), target.partitions).get()),
                 None => prng.below(u64::from(target.partitions)),
             };
-            let place = stream * u64::from(target.partitions) + partition;
-            if let Some(lane) = lanes[place as usize] {
-                draws.push(Draw {
-                    lane,
+            let place = (stream * u64::from(target.partitions) + partition) as usize;
+            if let Some(shard) = shards.get_mut(&target.places[place].address) {
+                shard.draws.push(Draw {
+                    lane: lanes[place],
                     next: 0,
                     rank,
                 });
             }
         }
-        link(&mut draws, places.len());
-        let share = draws.len() as f64 / count as f64;
-        (!draws.is_empty()).then_some(Self {
-            draws,
-            places,
-            share,
-        })
+        shards.retain(|_, shard| !shard.draws.is_empty());
+        for shard in shards.values_mut() {
+            link(&mut shard.draws, shard.places.len());
+            shard.share = shard.draws.len() as f64 / count as f64;
+        }
+        shards.into_values().collect()
     }
 
     /// The shard's share of the load.
@@ -259,7 +256,6 @@ fn link(draws: &mut [Draw], lanes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId};
     use tiderace_base::position::Epoch;
 
@@ -295,6 +291,13 @@ mod tests {
         }
     }
 
+    fn of(choice: Choice, target: &Target, shard: u16, seed: u64) -> Draws {
+        Draws::all(choice, target, seed)
+            .into_iter()
+            .find(|draws| draws.places()[0].address == address(shard))
+            .expect("draws fall on every shard")
+    }
+
     #[test]
     fn zipf_follows_its_law_and_theta_zero_is_uniform() {
         let mut prng = Prng::new(3);
@@ -321,7 +324,7 @@ mod tests {
         let choice = choice(Keys::Zipf, Spread::Even);
         let mut shares = 0.0;
         for shard in 0..SHARDS {
-            let draws = Draws::of(choice, &target, address(shard), 1).expect("it has keys");
+            let draws = of(choice, &target, shard, 1);
             shares += draws.share();
             for at in 0..draws.len() {
                 let place = draws.places()[draws.lane(at)];
@@ -338,8 +341,7 @@ mod tests {
     #[test]
     fn the_keys_of_a_lane_come_round_each_once() {
         let target = target(1, 4);
-        let draws = Draws::of(choice(Keys::Uniform, Spread::Even), &target, address(0), 1)
-            .expect("it has keys");
+        let draws = of(choice(Keys::Uniform, Spread::Even), &target, 0, 1);
         let of_lane = (0..draws.len())
             .filter(|at| draws.lane(*at) == draws.lane(0))
             .count();
@@ -356,8 +358,7 @@ mod tests {
         let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
         let mut total = 0;
         for shard in 0..SHARDS {
-            let draws = Draws::of(choice(Keys::Even, Spread::Zipf), &target, address(shard), 1)
-                .expect("it has streams");
+            let draws = of(choice(Keys::Even, Spread::Zipf), &target, shard, 1);
             assert_eq!(draws.keys(0).next(), None);
             for at in 0..draws.len() {
                 let stream = draws.places()[draws.lane(at)].key.stream.get();
@@ -374,11 +375,7 @@ mod tests {
     #[test]
     fn a_seed_decides_the_draws() {
         let target = target(1, 8);
-        let of = |seed| {
-            Draws::of(choice(Keys::Zipf, Spread::Even), &target, address(0), seed)
-                .expect("it has keys")
-                .draws
-        };
+        let of = |seed| of(choice(Keys::Zipf, Spread::Even), &target, 0, seed).draws;
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
     }

@@ -29,8 +29,7 @@ use crate::setup::{Place, Target};
 use bytes::Bytes;
 use link::{Fill, Lanes, Link};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use subscriber::Subscriber;
 use tiderace_base::collections::Map;
@@ -76,6 +75,16 @@ pub(crate) struct Lengths {
     pub(crate) patience_ns: u64,
 }
 
+/// How a run goes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Course {
+    pub(crate) mode: Mode,
+    pub(crate) waiting: Waiting,
+    pub(crate) lengths: Lengths,
+    /// Decides the arrivals.
+    pub(crate) seed: u64,
+}
+
 #[derive(Debug)]
 enum Peer {
     Producer(Box<Link>),
@@ -110,20 +119,19 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each part is made in another room and given once"
-    )]
     pub(crate) fn new(
-        mode: Mode,
-        waiting: Waiting,
-        lengths: Lengths,
+        course: Course,
         links: Vec<Link>,
         subscribers: Vec<Subscriber>,
         tally: Tally,
         progress: Arc<Progress>,
-        seed: u64,
     ) -> Self {
+        let Course {
+            mode,
+            waiting,
+            lengths,
+            seed,
+        } = course;
         let producers = links.into_iter().map(|link| Peer::Producer(Box::new(link)));
         let subscribers = subscribers
             .into_iter()
@@ -485,10 +493,8 @@ pub(crate) fn lanes(
             .collect());
     }
     // The connections take the shards in turn; those of one shard share its load.
-    let addresses: BTreeSet<SocketAddr> = target.places.iter().map(|place| place.address).collect();
-    let shards: Vec<Arc<Draws>> = addresses
-        .iter()
-        .filter_map(|address| Draws::of(choice, target, *address, seed))
+    let shards: Vec<Arc<Draws>> = Draws::all(choice, target, seed)
+        .into_iter()
         .map(Arc::new)
         .collect();
     if count < shards.len() {

@@ -6,7 +6,7 @@ use super::link::{Link, LinkPlan};
 use super::memory::{Sample, Sampler};
 use super::readers::{self, Readers};
 use super::subscriber::Subscriber;
-use super::{Lengths, Load, Mode, Tally, Waiting, lanes};
+use super::{Course, Lengths, Load, Mode, Tally, Waiting, lanes};
 use crate::batches::Shape;
 use crate::environment::{Environment, Usage};
 use crate::keys::{Choice, Keys, RANKS_MAX, Spread};
@@ -211,12 +211,15 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<Measured, String> 
         .map(|address| connect(*address))
         .collect::<Result<Vec<_>, _>>()?;
     let load = Load::new(
-        plan.mode,
-        plan.waiting(),
-        Lengths {
-            warmup_ns: plan.warmup.as_nanos() as u64,
-            duration_ns: plan.duration.as_nanos() as u64,
-            patience_ns: plan.patience.as_nanos() as u64,
+        Course {
+            mode: plan.mode,
+            waiting: plan.waiting(),
+            lengths: Lengths {
+                warmup_ns: plan.warmup.as_nanos() as u64,
+                duration_ns: plan.duration.as_nanos() as u64,
+                patience_ns: plan.patience.as_nanos() as u64,
+            },
+            seed: plan.seed,
         },
         links,
         subscribers,
@@ -227,7 +230,6 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<Measured, String> 
             ..Tally::new(plan.fan_out as u64)
         },
         Arc::clone(&progress),
-        plan.seed,
     );
     let before = plan.server_pid.and_then(Usage::of);
     let begun = Instant::now();

@@ -382,7 +382,7 @@ fn a_drawn_key_decides_the_partition_and_each_partition_is_numbered_densely() {
         spread: Spread::Even,
         stream_theta: 0.0,
     };
-    let draws = Draws::of(choice, &target(8), place(0).address, 1).expect("it has keys");
+    let draws = Draws::all(choice, &target(8), 1).swap_remove(0);
     let lanes = Lanes::Drawn {
         draws: Arc::new(draws),
         first: 7,
@@ -428,12 +428,9 @@ fn drawn_load_falls_on_connections_by_the_share_of_their_shard() {
     assert_eq!(head(0), head(2));
     assert_ne!(head(0), head(1));
     assert!((five[0].1 - five[4].1).abs() < 1e-9);
-    let draws = |shard: u16| {
-        let address = ([127, 0, 0, 1], 7000 + shard).into();
-        Draws::of(choice, &target, address, 1).expect("both have keys")
-    };
-    assert!((five[0].1 - 5.0 * draws(0).share() / 3.0).abs() < 1e-9);
-    assert!((five[1].1 - 5.0 * draws(1).share() / 2.0).abs() < 1e-9);
+    let draws = Draws::all(choice, &target, 1);
+    assert!((five[0].1 - 5.0 * draws[0].share() / 3.0).abs() < 1e-9);
+    assert!((five[1].1 - 5.0 * draws[1].share() / 2.0).abs() < 1e-9);
 }
 
 /// A batch of a producer as a node delivers it.
@@ -453,7 +450,7 @@ fn delivered(seq: u64) -> BytesMut {
         slot_seq: SlotSeq::new(seq + 1),
         epoch: Epoch::new(1),
         slot: SlotId::new(0),
-        entry_kind: EntryKind::Batch,
+        entry_kind: EntryKind::Data,
         append_time_us: 1,
     });
     bytes

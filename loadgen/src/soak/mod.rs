@@ -42,7 +42,7 @@ struct Integrity {
     acked: u64,
     /// Each subscriber counted.
     delivered: u64,
-    /// Deliveries of acknowledged batches that never came.
+    /// Deliveries of acknowledged batches that never came; of a run that ended early, those that it did not wait for.
     undelivered: u64,
     /// Numbers that a producer gave and a subscriber never got, though later ones came.
     missing: u64,
@@ -63,11 +63,14 @@ struct Integrity {
 impl Integrity {
     fn of(tally: &Tally) -> Self {
         let undelivered = (tally.acked * tally.fan_out).saturating_sub(tally.delivered);
-        let wrong = undelivered
-            + tally.missing
-            + tally.behind
-            + tally.damaged
-            + tally.delivered_out_of_order;
+        // A run that ended early did not wait for what was on its way.
+        let lost = if tally.failed.is_some() {
+            0
+        } else {
+            undelivered
+        };
+        let wrong =
+            lost + tally.missing + tally.behind + tally.damaged + tally.delivered_out_of_order;
         Self {
             sent: tally.sent,
             acked: tally.acked,
@@ -343,8 +346,13 @@ mod tests {
             assert!(!soak.integrity.holds);
             assert!(soak.text().contains("VIOLATION"));
         }
-        // What was never acknowledged breaks none.
-        let soak = soak(|tally| tally.sent = 6001);
-        assert!(soak.integrity.holds);
+        // What was never acknowledged breaks none, and neither does what nobody waited for.
+        assert!(soak(|tally| tally.sent = 6001).integrity.holds);
+        let cut_off = soak(|tally| {
+            tally.delivered = 5999;
+            tally.failed = Some("the server went away".to_owned());
+        });
+        assert!(cut_off.integrity.holds);
+        assert_eq!(cut_off.integrity.undelivered, 1);
     }
 }
