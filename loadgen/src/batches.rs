@@ -1,7 +1,8 @@
 //! Batches that are encoded before the first is sent. Each place in flight owns one: when it is sent again only its
 //! header is written anew, in place, so that sending costs neither an allocation nor a copy of the body. The keys differ
-//! from place to place.
+//! from place to place; only where a key decides the partition are they written anew as well.
 
+use crate::keys::KEY_BYTES;
 use bytes::{Bytes, BytesMut};
 use tiderace_base::ids::{PartitionKey, ProducerId};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, BATCH_RECORDS_MAX, BODY_BYTES_MAX, KIB};
@@ -10,9 +11,6 @@ use tiderace_base::prng::Prng;
 use tiderace_wire::batch::{Attributes, BatchHeader, ProducerPart};
 use tiderace_wire::body::{BodyBuilder, RECORD_ROW_BYTES, ROOT_BYTES};
 
-/// Bytes of each record's key.
-pub(crate) const KEY_BYTES: usize = 16;
-
 /// What batches are made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
@@ -20,13 +18,20 @@ pub(crate) struct Shape {
     pub(crate) records: u32,
     /// Bytes of each record's value.
     pub(crate) value_bytes: usize,
+    /// Whether records have a key, of 16 bytes.
+    pub(crate) keyed: bool,
 }
 
 impl Shape {
+    const fn key_bytes(self) -> usize {
+        if self.keyed { KEY_BYTES } else { 0 }
+    }
+
     /// Bytes of the body.
     #[must_use]
     pub(crate) const fn body_bytes(self) -> usize {
-        self.records as usize * (RECORD_ROW_BYTES + KEY_BYTES + self.value_bytes) + ROOT_BYTES
+        self.records as usize * (RECORD_ROW_BYTES + self.key_bytes() + self.value_bytes)
+            + ROOT_BYTES
     }
 
     /// Bytes of the whole batch.
@@ -96,7 +101,7 @@ impl Prepared {
             prng.fill(&mut key);
             prng.fill(&mut value);
             builder
-                .push(Some(&key), Some(&value), &[], 0)
+                .push(shape.keyed.then_some(&key[..]), Some(&value), &[], 0)
                 .expect("the shape was checked");
         }
         let built = builder.finish();
@@ -109,8 +114,32 @@ impl Prepared {
         }
     }
 
-    /// Writes the header and gives the batch. What was sent before should be gone; if it is not, it is copied.
-    pub(crate) fn stamp(&mut self, stamp: Stamp) -> &Bytes {
+    /// Writes the header and gives the batch. What was sent before should be gone; if it is not, it is copied. The keys
+    /// are written into its records, one each; where there are none the records keep theirs.
+    ///
+    /// # Panics
+    /// When there are keys and the records have none.
+    pub(crate) fn stamp(
+        &mut self,
+        stamp: Stamp,
+        keys: impl IntoIterator<Item = [u8; KEY_BYTES]>,
+    ) -> &Bytes {
+        let mut bytes = match std::mem::take(&mut self.bytes).try_into_mut() {
+            Ok(bytes) => bytes,
+            Err(shared) => BytesMut::from(&shared[..]),
+        };
+        // P-23: without headers, key and value of each record follow each other from the body's first byte on.
+        let step = KEY_BYTES + self.shape.value_bytes;
+        let mut rekeyed = false;
+        for (index, key) in (0..self.shape.records as usize).zip(keys) {
+            assert!(self.shape.keyed, "a key has its place");
+            let at = BATCH_HEADER_BYTES + index * step;
+            bytes[at..at + KEY_BYTES].copy_from_slice(&key);
+            rekeyed = true;
+        }
+        if rekeyed {
+            self.body_crc = tiderace_base::checksum::crc32c(&bytes[BATCH_HEADER_BYTES..]);
+        }
         let attributes = if stamp.producer.get() == 0 {
             Attributes::NONE
         } else {
@@ -129,10 +158,6 @@ impl Prepared {
             first_time_us: stamp.time_us,
             time_span_us: 0,
         });
-        let mut bytes = match std::mem::take(&mut self.bytes).try_into_mut() {
-            Ok(bytes) => bytes,
-            Err(shared) => BytesMut::from(&shared[..]),
-        };
         bytes[..BATCH_HEADER_BYTES].copy_from_slice(header.bytes());
         self.bytes = bytes.freeze();
         &self.bytes
@@ -164,16 +189,18 @@ mod tests {
             Shape {
                 records: 1,
                 value_bytes: 256,
+                keyed: true,
             },
             Shape {
                 records: 64,
                 value_bytes: 960,
+                keyed: true,
             },
         ] {
             let mut prepared = Prepared::new(shape, &mut Prng::new(1));
             let place = prepared.bytes.as_ptr();
             for seq in 0..3 {
-                let bytes = prepared.stamp(stamp(seq)).clone();
+                let bytes = prepared.stamp(stamp(seq), []).clone();
                 assert_eq!(bytes.len(), shape.batch_bytes());
                 assert_eq!(bytes.as_ptr(), place);
                 let header = BatchHeader::parse(&bytes).expect("a header");
@@ -189,15 +216,40 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_written_into_the_records_that_have_room_for_them() {
+        for keyed in [true, false] {
+            let shape = Shape {
+                records: 3,
+                value_bytes: 50,
+                keyed,
+            };
+            let mut prepared = Prepared::new(shape, &mut Prng::new(1));
+            let keys = (1..=3).map(|byte| [byte; KEY_BYTES]).filter(|_| keyed);
+            let bytes = prepared.stamp(stamp(1), keys).clone();
+            assert_eq!(bytes.len(), shape.batch_bytes());
+            let header = BatchHeader::parse(&bytes).expect("a header");
+            let body = &bytes[BATCH_HEADER_BYTES..];
+            header.check_body(body).expect("the checksum holds");
+            let records = body::validate_batch(header, body).expect("an archive");
+            for (byte, record) in (1..).zip(records.records()) {
+                let expected = [byte; KEY_BYTES];
+                assert_eq!(record.key(), keyed.then_some(&expected[..]));
+                assert_eq!(record.value().map(<[u8]>::len), Some(50));
+            }
+        }
+    }
+
+    #[test]
     fn a_batch_still_held_by_its_send_is_left_as_it_was() {
         let shape = Shape {
             records: 1,
             value_bytes: 8,
+            keyed: true,
         };
         let mut prepared = Prepared::new(shape, &mut Prng::new(1));
-        let held = prepared.stamp(stamp(1)).clone();
+        let held = prepared.stamp(stamp(1), []).clone();
         let copy = held.to_vec();
-        prepared.stamp(stamp(2));
+        prepared.stamp(stamp(2), []);
         assert_eq!(held, copy);
     }
 
@@ -207,6 +259,7 @@ mod tests {
             Shape {
                 records,
                 value_bytes,
+                keyed: true,
             }
             .check()
             .expect_err("too much")

@@ -87,7 +87,7 @@ impl Environment {
 }
 
 /// The mount that a path lies on: the longest mount point that is a prefix of it.
-fn file_system(path: &Path) -> Option<String> {
+pub(crate) fn file_system(path: &Path) -> Option<String> {
     let path = path.canonicalize().ok()?;
     let mounts = read_to_string("/proc/self/mounts").ok()?;
     mounts
@@ -116,6 +116,8 @@ pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
     /// The most memory that was resident at once, in KiB.
     pub(crate) peak_rss_kib: u64,
+    /// What is resident now, in KiB.
+    pub(crate) rss_kib: u64,
 }
 
 impl Usage {
@@ -129,14 +131,17 @@ impl Usage {
         let user: u64 = words.next()?.parse().ok()?;
         let system: u64 = words.next()?.parse().ok()?;
         let status = read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let peak_rss_kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.trim().split(' ').next()?.parse().ok())
-            .unwrap_or(0);
+        let kib = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .and_then(|rest| rest.trim().split(' ').next()?.parse().ok())
+                .unwrap_or(0)
+        };
         Some(Self {
             cpu_ns: (user + system) * 10_000_000,
-            peak_rss_kib,
+            peak_rss_kib: kib("VmHWM:"),
+            rss_kib: kib("VmRSS:"),
         })
     }
 }
@@ -154,7 +159,7 @@ mod tests {
         assert!(environment.file_system.is_some());
         assert!(environment.line().contains("cores"));
         let usage = Usage::of(std::process::id()).expect("we run");
-        assert!(usage.peak_rss_kib > 0);
+        assert!(usage.rss_kib > 0 && usage.peak_rss_kib >= usage.rss_kib);
         assert_eq!(Usage::of(u32::MAX), None);
     }
 }

@@ -17,6 +17,12 @@ pub(crate) fn json(path: &Path, report: &impl Serialize) -> Result<(), String> {
     write(path, &(text + "\n"))
 }
 
+/// Prints what was asked for.
+#[expect(clippy::print_stdout, reason = "the text is what was asked for")]
+pub(crate) fn text(text: &str) {
+    println!("{text}");
+}
+
 /// Writes a file.
 ///
 /// # Errors

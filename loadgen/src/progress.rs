@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tiderace_io::Clock;
 
 /// How often the line is drawn.
 const EVERY: Duration = Duration::from_millis(250);
@@ -16,10 +17,25 @@ pub(crate) struct Progress {
     acked: AtomicU64,
     sent: AtomicU64,
     measured: AtomicU64,
+    /// When the measured part begins, on the monotonic clock; 0: not known yet.
+    measured_from_ns: AtomicU64,
     over: AtomicBool,
 }
 
 impl Progress {
+    /// The measured part begins then.
+    pub(crate) fn begin(&self, measured_from_ns: u64) {
+        self.measured_from_ns
+            .store(measured_from_ns, Ordering::Relaxed);
+    }
+
+    /// Whether the measured part has begun.
+    #[must_use]
+    pub(crate) fn measures(&self) -> bool {
+        let from_ns = self.measured_from_ns.load(Ordering::Relaxed);
+        from_ns > 0 && Clock::mono().as_ns() >= from_ns
+    }
+
     /// The counts so far.
     pub(crate) fn update(&self, acked: u64, sent: u64, measured: u64) {
         self.acked.store(acked, Ordering::Relaxed);

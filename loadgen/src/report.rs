@@ -3,9 +3,12 @@
 //! build without optimisation.
 
 use crate::batches::Shape;
+use crate::compare::Sample;
 use crate::environment::Environment;
+use crate::keys::{Keys, Spread};
 use crate::latency::Summary;
-use crate::load::Tally;
+use crate::limits::{Limits, Measurer};
+use crate::load::{Plan, Tally, readers};
 use crate::schedule::Arrivals;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,16 +18,30 @@ use tiderace_wire::error::ErrorCode;
 const RATE_TOLERANCE: f64 = 0.01;
 /// A generator that uses more of its core was itself the limit.
 const GENERATOR_SHARE_MAX: f64 = 0.95;
-/// An open loop whose own lateness at the 99th percentile is more than this much of its median response is marked.
+/// A generator whose own lateness at the 99th percentile is more than this much of the median response is marked.
 const LAG_SHARE_MAX: f64 = 0.5;
 
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Workload {
-    /// The stream's path.
+    /// The profile that it comes from; flags may have changed it.
+    pub(crate) profile: Option<String>,
+    /// The stream's path; of several, what their paths begin with.
     pub(crate) stream: String,
-    /// Its partitions.
+    /// How many streams.
+    pub(crate) streams: u64,
+    /// How batches were spread over them.
+    pub(crate) stream_spread: Spread,
+    /// The exponent of that, where there is one.
+    pub(crate) stream_theta: Option<f64>,
+    /// The partitions of each.
     pub(crate) partitions: u32,
+    /// How records were keyed.
+    pub(crate) keys: Keys,
+    /// How many keys there were, where a key decided the partition.
+    pub(crate) key_count: Option<u64>,
+    /// The exponent of their distribution, where there is one.
+    pub(crate) key_theta: Option<f64>,
     /// What its acknowledgements promise.
     pub(crate) durability: String,
     /// Producing connections.
@@ -39,8 +56,8 @@ pub(crate) struct Workload {
     pub(crate) batch_bytes: usize,
     /// Whether batches are deduplicated.
     pub(crate) idempotent: bool,
-    /// Whether a consumer listened.
-    pub(crate) subscribe: bool,
+    /// Subscribers of each partition that measured delivery.
+    pub(crate) fan_out: usize,
     /// How batches were spread, in an open loop.
     pub(crate) arrivals: Option<Arrivals>,
     /// Before measuring.
@@ -97,6 +114,8 @@ impl Rates {
 pub(crate) struct Server {
     /// Processor seconds.
     pub(crate) cpu_s: f64,
+    /// Cores that it used: 1 is a whole one.
+    pub(crate) cores: f64,
     /// The same for each 10^9 bytes of batches acknowledged.
     pub(crate) cpu_s_per_gb: Option<f64>,
     /// The most memory that was resident at once, in MiB.
@@ -108,8 +127,12 @@ pub(crate) struct Server {
 pub(crate) struct Generator {
     /// Share of its core in the measured part: processor time, or, when it spins, time in which it did something.
     pub(crate) share: Option<f64>,
-    /// Whether it was itself the limit.
+    /// Whether it was itself the limit: with a faster generator the server might have shown more.
     pub(crate) was_the_limit: bool,
+    /// Its own lateness at the 99th percentile, as a share of the median response.
+    pub(crate) lag_share: Option<f64>,
+    /// Whether it was itself late: the response time is partly its own.
+    pub(crate) was_late: bool,
 }
 
 /// Numbers of batches.
@@ -123,7 +146,7 @@ pub(crate) struct Batches {
     pub(crate) refused: BTreeMap<String, u64>,
     /// Due in the measured part and never acknowledged. They count in the response with the time they had waited.
     pub(crate) unfinished: u64,
-    /// Delivered to the subscribers.
+    /// Delivered to the subscribers, each of them counted.
     pub(crate) delivered: u64,
     /// Deliveries out of order, or with a gap.
     pub(crate) delivered_out_of_order: u64,
@@ -146,14 +169,19 @@ pub(crate) struct Report {
     pub(crate) response_ns: Summary,
     /// Nanoseconds from the time of sending to the acknowledgement.
     pub(crate) service_ns: Summary,
-    /// Nanoseconds that the generator itself was late, in an open loop.
+    /// Nanoseconds that the generator itself was late: from the intended time to the time of sending, of batches that did
+    /// not have to wait for the server.
     pub(crate) schedule_lag_ns: Summary,
     /// Nanoseconds from the intended time to the subscriber, in steps of 1,000.
     pub(crate) delivery_ns: Option<Summary>,
+    /// Who read beside the load.
+    pub(crate) readers: readers::Report,
     /// The generator.
     pub(crate) generator: Generator,
     /// The server, where its process is known.
     pub(crate) server: Option<Server>,
+    /// What the machine allows and what the floor does under the same batches, if that was asked for.
+    pub(crate) limits: Option<Limits>,
     /// Why these figures, or some of them, must not be believed. Empty in a good run.
     pub(crate) warnings: Vec<String>,
     /// Whether the run ended early.
@@ -173,6 +201,7 @@ impl Report {
         environment: Environment,
         rates: Rates,
         tally: &Tally,
+        readers: readers::Report,
         server: Option<Server>,
         spinning: bool,
         duration_ns: u64,
@@ -196,6 +225,11 @@ impl Report {
                 (name, *count)
             })
             .collect();
+        let (response, lag) = (tally.response.summary(), tally.lag.summary());
+        let lag_share = lag
+            .p99
+            .zip(response.p50)
+            .map(|(lag, median)| lag as f64 / median as f64);
         let mut report = Self {
             mode,
             workload,
@@ -209,15 +243,19 @@ impl Report {
                 delivered: tally.delivered,
                 delivered_out_of_order: tally.delivered_out_of_order,
             },
-            response_ns: tally.response.summary(),
+            response_ns: response,
             service_ns: tally.service.summary(),
-            schedule_lag_ns: tally.lag.summary(),
-            delivery_ns: tally.subscribed.then(|| tally.delivery.summary()),
+            schedule_lag_ns: lag,
+            delivery_ns: (tally.fan_out > 0).then(|| tally.delivery.summary()),
+            readers,
             generator: Generator {
                 share,
                 was_the_limit: share.is_some_and(|share| share > GENERATOR_SHARE_MAX),
+                lag_share,
+                was_late: lag_share.is_some_and(|share| share > LAG_SHARE_MAX),
             },
             server,
+            limits: None,
             warnings: Vec::new(),
             failed: tally.failed.is_some(),
         };
@@ -225,7 +263,21 @@ impl Report {
         report
     }
 
+    /// Measures the floor beside it, if that was asked for. A floor that cannot be measured does not lose the report.
+    pub(crate) fn compare(&mut self, measurer: Option<&Measurer>, plan: &Plan) {
+        let Some(measurer) = measurer else {
+            return;
+        };
+        match measurer.measure(plan, &Sample::of(self)) {
+            Ok(limits) => self.limits = Some(limits),
+            Err(why) => self
+                .warnings
+                .push(format!("the floor was not measured: {why}")),
+        }
+    }
+
     fn warn(&mut self, tally: &Tally) {
+        self.warnings.extend(self.readers.warnings());
         let mut say = |text: String| self.warnings.push(text);
         if let Some(why) = &tally.failed {
             say(format!("the run ended early: {why}"));
@@ -246,9 +298,11 @@ impl Report {
                 self.generator.share.unwrap_or(0.0) * 100.0
             ));
         }
-        if let (Some(lag), Some(median)) = (self.schedule_lag_ns.p99, self.response_ns.p50)
-            && lag as f64 > median as f64 * LAG_SHARE_MAX
-        {
+        if let (true, Some(lag), Some(median)) = (
+            self.generator.was_late,
+            self.schedule_lag_ns.p99,
+            self.response_ns.p50,
+        ) {
             say(format!(
                 "the generator was itself late: {:.1} us at p99, against a median of {:.1} us",
                 lag as f64 / 1000.0,
@@ -270,10 +324,10 @@ impl Report {
                 tally.delivered_out_of_order
             ));
         }
-        if tally.subscribed && !tally.delivered_all() {
+        if !tally.delivered_all() {
             say(format!(
-                "{} acknowledged batches were not delivered in time",
-                tally.acked - tally.delivered
+                "{} deliveries of acknowledged batches did not come in time",
+                tally.acked * tally.fan_out - tally.delivered
             ));
         }
     }
@@ -285,13 +339,14 @@ impl Report {
         let mut lines = vec![
             format!("environment  {}", self.environment.line()),
             format!(
-                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} partitions, durability {}",
+                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} x {} partitions, durability {}",
                 self.mode,
                 work.connections,
                 work.in_flight,
                 work.batch_records,
                 work.record_bytes,
                 work.batch_bytes,
+                work.streams,
                 work.partitions,
                 work.durability
             ),
@@ -309,26 +364,27 @@ impl Report {
             ),
             format!("response     {}", self.response_ns.line()),
         ];
-        if self.workload.arrivals.is_some() {
-            lines.push(format!("service      {}", self.service_ns.line()));
-            lines.push(format!("lag          {}", self.schedule_lag_ns.line()));
-        }
+        lines.push(format!("service      {}", self.service_ns.line()));
+        lines.push(format!("lag          {}", self.schedule_lag_ns.line()));
         if let Some(delivery) = &self.delivery_ns {
             lines.push(format!("delivery     {}", delivery.line()));
         }
+        lines.extend(self.readers.lines());
         if let Some(share) = self.generator.share {
             lines.push(format!("generator    {:.0} % of its core", share * 100.0));
         }
         if let Some(server) = &self.server {
             lines.push(format!(
-                "server       {:.2} CPU s{}, peak RSS {:.0} MiB",
+                "server       {:.2} CPU s, {:.2} cores{}, peak RSS {:.0} MiB",
                 server.cpu_s,
+                server.cores,
                 server
                     .cpu_s_per_gb
                     .map_or_else(String::new, |per| format!(" ({per:.3} s/GB)")),
                 server.peak_rss_mib
             ));
         }
+        lines.extend(self.limits.iter().flat_map(Limits::lines));
         for refused in self
             .response_ns
             .refused
@@ -341,5 +397,111 @@ impl Report {
             lines.push(format!("WARNING      {warning}"));
         }
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    /// The report of a second in which `acked` batches came back after 1 ms each, sent `lag_ns` late.
+    pub(crate) fn report(acked: u64, lag_ns: u64, target: Option<f64>, busy_ns: u64) -> Report {
+        let shape = Shape {
+            records: 1,
+            value_bytes: 100,
+            keyed: true,
+        };
+        let mut tally = Tally {
+            acked_measured: acked,
+            measured: acked,
+            busy_ns,
+            cpu_ns: [Some(0), Some(SECOND_NS / 2)],
+            ..Tally::default()
+        };
+        for _ in 0..acked {
+            tally.response.record(1_000_000);
+            tally.service.record(1_000_000);
+            tally.lag.record(lag_ns);
+        }
+        Report::new(
+            if target.is_some() {
+                "open loop"
+            } else {
+                "saturation"
+            },
+            Workload {
+                profile: None,
+                stream: "a".to_owned(),
+                streams: 1,
+                stream_spread: Spread::Even,
+                stream_theta: None,
+                partitions: 1,
+                keys: Keys::Even,
+                key_count: None,
+                key_theta: None,
+                durability: "local".to_owned(),
+                connections: 1,
+                in_flight: 1,
+                batch_records: 1,
+                record_bytes: 100,
+                batch_bytes: shape.batch_bytes(),
+                idempotent: true,
+                fan_out: 0,
+                arrivals: target.map(|_| Arrivals::Constant),
+                warmup_s: 0.0,
+                duration_s: 1.0,
+                spinning: target.is_some(),
+                cpu: None,
+                seed: 1,
+            },
+            Environment::read(None),
+            Rates::new(target, &tally, 1.0, shape),
+            &tally,
+            readers::Report::default(),
+            None,
+            target.is_some(),
+            SECOND_NS,
+        )
+    }
+
+    fn warns(report: &Report, what: &str) -> bool {
+        report.warnings.iter().any(|text| text.contains(what))
+    }
+
+    #[test]
+    fn a_generator_that_was_the_limit_is_named() {
+        let calm = report(10_000, 1000, Some(10_000.0), SECOND_NS / 5);
+        assert!(!calm.generator.was_the_limit && !calm.generator.was_late);
+        assert!(!calm.rates.missed);
+        assert!(!warns(&calm, "generator"));
+        // An open loop spins: what counts is the time in which it did something.
+        let busy = report(10_000, 1000, Some(10_000.0), SECOND_NS * 97 / 100);
+        assert!(busy.generator.was_the_limit);
+        assert!(warns(&busy, "the generator was the limit (97 %"));
+        // In saturation it sleeps: its processor time counts, and that was half a second.
+        let saturated = report(10_000, 1000, None, SECOND_NS);
+        assert!(!saturated.generator.was_the_limit);
+        let late = report(10_000, 600_000, None, 0);
+        assert!(late.generator.was_late);
+        assert!(warns(&late, "the generator was itself late"));
+    }
+
+    #[test]
+    fn a_run_that_ended_early_misses_the_rate_that_it_never_came_to() {
+        let shape = Shape {
+            records: 1,
+            value_bytes: 100,
+            keyed: true,
+        };
+        let mut tally = Tally {
+            acked_measured: 500,
+            measured: 500,
+            ..Tally::default()
+        };
+        assert!(!Rates::new(Some(1000.0), &tally, 1.0, shape).missed);
+        tally.failed = Some("gone".to_owned());
+        assert!(Rates::new(Some(1000.0), &tally, 1.0, shape).missed);
     }
 }

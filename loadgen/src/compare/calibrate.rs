@@ -49,21 +49,21 @@ impl Calibration {
     }
 }
 
-/// Measures, on one core.
-pub(crate) fn measure(folder: &Path, cpu: usize) -> Result<Calibration, String> {
+/// Measures, on one core, or on any.
+pub(crate) fn measure(folder: &Path, cpu: Option<usize>) -> Result<Calibration, String> {
     let journal = JournalDirectory::open(&folder.join("calibration"), true)
         .map_err(|error| error.to_string())?;
     let direct_io = journal.direct_io();
     let mut driver = Driver::new(DriverConfig {
         journal: Some(journal),
-        cpu: Some(cpu),
+        cpu,
         ..DriverConfig::default()
     })
     .map_err(|error| error.to_string())?;
     let thread = std::thread::spawn(move || {
         let mut writes = Writes::default();
         let outcome = driver.run(&mut writes);
-        // The driver has pinned this thread.
+        // The driver has pinned this thread, if it was asked to.
         (outcome, writes.latency.summary(), memcpy())
     });
     let (outcome, summary, memcpy_gb_per_s) = thread

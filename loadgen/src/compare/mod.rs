@@ -2,14 +2,15 @@
 //! same three workloads, A B A B, so that a machine whose speed drifts gives each pair the same drift. Only the ratios
 //! within pairs mean anything; the calibration says what the machine could do meanwhile.
 
-mod calibrate;
-mod server;
+pub(crate) mod calibrate;
+pub(crate) mod server;
 mod statistics;
 
 use crate::batches::Shape;
 use crate::cli::CompareArguments;
 use crate::environment::Environment;
-use crate::load::{Mode, Plan, Wait, execute};
+use crate::keys::{Choice, Keys, Spread};
+use crate::load::{Mode, Plan, Wait, execute, readers};
 use crate::output;
 use crate::report::Report;
 use crate::setup::Wanted;
@@ -63,6 +64,7 @@ const CASES: [Case; 3] = [
         shape: Shape {
             records: 64,
             value_bytes: 960,
+            keyed: true,
         },
         figure: Figure::Rate,
         goal: "throughput >= 0.65 of the floor",
@@ -76,6 +78,7 @@ const CASES: [Case; 3] = [
         shape: Shape {
             records: 1,
             value_bytes: 256,
+            keyed: true,
         },
         figure: Figure::Rate,
         goal: "at least 1,000,000 acknowledgements a second",
@@ -89,6 +92,7 @@ const CASES: [Case; 3] = [
         shape: Shape {
             records: 1,
             value_bytes: 256,
+            keyed: true,
         },
         figure: Figure::Median,
         goal: "median <= 1.5 x the floor's",
@@ -97,18 +101,19 @@ const CASES: [Case; 3] = [
 
 /// One run on one server.
 #[derive(Clone, Debug, Serialize)]
-struct Sample {
-    batches_per_s: f64,
-    bytes_per_s: f64,
-    p50_ns: Option<u64>,
-    p99_ns: Option<u64>,
-    server_cpu_s_per_gb: Option<f64>,
-    generator_share: Option<f64>,
-    warnings: Vec<String>,
+pub(crate) struct Sample {
+    pub(crate) batches_per_s: f64,
+    pub(crate) bytes_per_s: f64,
+    pub(crate) p50_ns: Option<u64>,
+    pub(crate) p99_ns: Option<u64>,
+    pub(crate) server_cpu_s_per_gb: Option<f64>,
+    pub(crate) generator_share: Option<f64>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Sample {
-    fn of(report: &Report) -> Self {
+    /// The figures of a report.
+    pub(crate) fn of(report: &Report) -> Self {
         Self {
             batches_per_s: report.rates.batches_per_s,
             bytes_per_s: report.rates.bytes_per_s,
@@ -165,21 +170,26 @@ struct Comparison {
 /// A sentence for people: a server could not be started, or a run failed.
 #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
 pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
-    let folder = server::Folder::make(&arguments.dir)?;
+    let folder = server::Folder::make(&arguments.dir, "floor-compare")?;
     let floor = server::program(arguments.floor.as_deref(), "floor")?;
     let tiderace = server::program(arguments.tiderace.as_deref(), "tiderace")?;
     let environment = Environment::read(Some(folder.path()));
     eprintln!("environment  {}", environment.line());
     let servers = [
-        Server::start(Kind::Floor, &floor, &folder, arguments.server_cpu)?,
-        Server::start(Kind::Tiderace, &tiderace, &folder, arguments.server_cpu)?,
+        Server::start(Kind::Floor, &floor, &folder, Some(arguments.server_cpu))?,
+        Server::start(
+            Kind::Tiderace,
+            &tiderace,
+            &folder,
+            Some(arguments.server_cpu),
+        )?,
     ];
     settle(&servers[Kind::Tiderace as usize], arguments, &folder)?;
     let prewritten = servers[Kind::Tiderace as usize].metric(PREWRITTEN);
     let mut calibration = Vec::new();
     let mut samples: Vec<[Vec<Sample>; 2]> = CASES.iter().map(|_| [vec![], vec![]]).collect();
     for round in 0..arguments.rounds {
-        let measured = calibrate::measure(folder.path(), arguments.cpu)?;
+        let measured = calibrate::measure(folder.path(), Some(arguments.cpu))?;
         eprintln!("round {:<3}    {}", round + 1, measured.line());
         calibration.push(measured);
         for (at, case) in CASES.iter().enumerate() {
@@ -192,7 +202,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
             for kind in order {
                 let server = &servers[kind as usize];
                 let plan = plan(case, server, arguments, &folder, round);
-                let (report, _) = execute(&plan)?;
+                let report = execute(&plan)?.report;
                 if report.failed {
                     return Err(format!(
                         "{} on {kind}: {}",
@@ -278,19 +288,31 @@ fn plan(
     round: u32,
 ) -> Plan {
     Plan {
+        profile: None,
         server: server.address(),
         wanted: Wanted {
             path: case.stream.into(),
+            streams: 1,
             partitions: case.partitions,
             durability: Some(Durability::Local),
             retention_bytes: KEPT_BYTES / u64::from(case.partitions),
+        },
+        choice: Choice {
+            keys: Keys::Even,
+            key_count: 1,
+            key_theta: 0.0,
+            spread: Spread::Even,
+            stream_theta: 0.0,
         },
         shape: case.shape,
         mode: Mode::Saturation,
         connections: case.connections,
         in_flight: case.in_flight,
         idempotent: true,
-        subscribe: false,
+        fan_out: 0,
+        readers: readers::Wanted::default(),
+        verifies: false,
+        interval: None,
         warmup: arguments.warmup,
         duration: arguments.duration,
         patience: Duration::from_secs(10),
@@ -332,7 +354,8 @@ fn row(case: &Case, floor: Vec<Sample>, tiderace: Vec<Sample>) -> Row {
     }
 }
 
-fn line(sample: &Sample) -> String {
+/// For people.
+pub(crate) fn line(sample: &Sample) -> String {
     let us = |ns: Option<u64>| ns.map_or(f64::NAN, |ns| ns as f64 / 1000.0);
     format!(
         "{:9.0} batches/s {:7.1} MB/s  p50 {:8.1} us  p99 {:8.1} us  {:6.3} CPU s/GB{}",

@@ -1,7 +1,7 @@
-//! A server of either kind as a process on one core with a directory of its own, which goes when the comparison does.
-//! Both run from the first round to the last, each idle while the other is measured.
+//! A server of either kind as a process with a directory of its own, which goes when the comparison does. In a comparison
+//! both run on one core from the first round to the last, each idle while the other is measured.
 
-use crate::setup;
+use crate::session;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -33,8 +33,8 @@ impl fmt::Display for Kind {
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn make(parent: &Path) -> Result<Self, String> {
-        let path = parent.join(format!("floor-compare-{}", std::process::id()));
+    pub(crate) fn make(parent: &Path, name: &str) -> Result<Self, String> {
+        let path = parent.join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path)
             .and_then(|()| path.canonicalize())
             .map(Self)
@@ -85,7 +85,7 @@ impl Server {
         kind: Kind,
         program: &Path,
         folder: &Folder,
-        cpu: usize,
+        cpu: Option<usize>,
     ) -> Result<Self, String> {
         let data = folder.path().join(kind.to_string());
         let _ = std::fs::remove_dir_all(&data);
@@ -128,7 +128,7 @@ impl Server {
 
     fn wait_until_it_answers(&mut self, kind: Kind, folder: &Folder) -> Result<(), String> {
         let begun = Instant::now();
-        while TcpStream::connect(self.address).is_err() || !setup::answers(self.address) {
+        while TcpStream::connect(self.address).is_err() || !session::answers(self.address) {
             let ended = self.child.try_wait().map_err(|error| error.to_string())?;
             if ended.is_some() || begun.elapsed() > START_MAX {
                 let mut text = String::new();
@@ -187,10 +187,12 @@ fn configuration(data: &Path, listen: SocketAddr, admin: SocketAddr) -> Result<S
     ))
 }
 
-/// A child inherits the core of the thread that starts it.
-fn spawn_on(cpu: usize, mut command: Command) -> std::io::Result<Child> {
+/// A child inherits the core of the thread that starts it. Without one it runs where we may.
+fn spawn_on(cpu: Option<usize>, mut command: Command) -> std::io::Result<Child> {
     let thread = std::thread::spawn(move || {
-        tiderace_io::pin::to(cpu)?;
+        if let Some(cpu) = cpu {
+            tiderace_io::pin::to(cpu)?;
+        }
         command.spawn()
     });
     thread
@@ -216,7 +218,8 @@ mod tests {
 
     #[test]
     fn a_folder_is_gone_when_it_is_done() {
-        let folder = Folder::make(&std::env::temp_dir()).expect("a temporary folder");
+        let folder =
+            Folder::make(&std::env::temp_dir(), "loadgen-test").expect("a temporary folder");
         let path = folder.path().to_owned();
         assert!(path.is_dir());
         drop(folder);

@@ -3,12 +3,14 @@
 //! in flight, and sequence numbers are given only to batches that were handed to the session.
 
 use crate::batches::{Prepared, Shape, Stamp};
+use crate::keys::Draws;
 use crate::schedule::Schedule;
 use crate::setup::Place;
 use bytes::Bytes;
 use std::collections::VecDeque;
-use tiderace_base::ids::{ConnectionId, PartitionKey, ProducerId, StreamId};
-use tiderace_base::position::{Epoch, ProducerEpoch, ProducerSeq};
+use std::sync::Arc;
+use tiderace_base::ids::{ConnectionId, ProducerId};
+use tiderace_base::position::{ProducerEpoch, ProducerSeq};
 use tiderace_base::prng::Prng;
 use tiderace_client::core::connection::{Connection, Identity};
 
@@ -61,11 +63,45 @@ struct Slot {
     in_flight: bool,
 }
 
-#[derive(Debug)]
-struct Lane {
-    key: PartitionKey,
-    slot_epoch: Epoch,
-    next_seq: ProducerSeq,
+/// Where a connection's batches go.
+#[derive(Clone, Debug)]
+pub(crate) enum Lanes {
+    /// To each of these in turn.
+    Turns(Vec<Place>),
+    /// Where the draws say, which all connections of the shard share; each begins at another one.
+    Drawn {
+        /// What is drawn.
+        draws: Arc<Draws>,
+        /// Where it begins.
+        first: usize,
+    },
+}
+
+impl Lanes {
+    /// The places.
+    #[must_use]
+    pub(crate) fn places(&self) -> &[Place] {
+        match self {
+            Self::Turns(places) => places,
+            Self::Drawn { draws, .. } => draws.places(),
+        }
+    }
+
+    /// Where the next batch goes.
+    fn lane(&self, at: usize) -> usize {
+        match self {
+            Self::Turns(_) => at,
+            Self::Drawn { draws, .. } => draws.lane(at),
+        }
+    }
+
+    fn following(&self, at: usize) -> usize {
+        let count = match self {
+            Self::Turns(places) => places.len(),
+            Self::Drawn { draws, .. } => draws.len(),
+        };
+        (at + 1) % count
+    }
 }
 
 /// What came of sending a batch that is due.
@@ -87,12 +123,19 @@ pub(crate) enum Fill {
 pub(crate) struct Link {
     pub(crate) session: Session,
     pub(crate) schedule: Option<Schedule>,
+    /// Its part of an open loop's rate; 1 is as much as on average.
+    pub(crate) weight: f64,
     slots: Vec<Slot>,
     /// The one free for longest first, so that all batches take part.
     free: VecDeque<u32>,
     in_flight_max: usize,
-    lanes: Vec<Lane>,
-    next_lane: usize,
+    /// When each of the batches that may now be sent became allowed: at the answer to the one whose place it takes.
+    allowed_ns: VecDeque<u64>,
+    lanes: Lanes,
+    /// Of each place: the number of its next batch.
+    next_seq: Vec<u64>,
+    /// Which turn or draw is next.
+    at: usize,
     producer: ProducerId,
     epoch: ProducerEpoch,
     blocked: bool,
@@ -103,12 +146,13 @@ pub(crate) struct Link {
 /// What a link is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkPlan {
-    pub(crate) stream: StreamId,
-    pub(crate) places: Vec<Place>,
+    pub(crate) lanes: Lanes,
     pub(crate) shape: Shape,
     pub(crate) in_flight: usize,
     /// Zero: batches are not deduplicated.
     pub(crate) producer: ProducerId,
+    /// Its part of an open loop's rate; 1 is as much as on average.
+    pub(crate) weight: f64,
     pub(crate) seed: u64,
 }
 
@@ -133,22 +177,18 @@ impl Link {
         Self {
             session: Session::new(identity),
             schedule: None,
+            weight: plan.weight,
             free: (0..slots.len() as u32).collect(),
             slots,
             in_flight_max: plan.in_flight,
-            lanes: plan
-                .places
-                .iter()
-                .map(|place| Lane {
-                    key: PartitionKey {
-                        stream: plan.stream,
-                        partition: place.partition,
-                    },
-                    slot_epoch: place.epoch,
-                    next_seq: ProducerSeq::ZERO,
-                })
-                .collect(),
-            next_lane: 0,
+            allowed_ns: VecDeque::from(vec![0; plan.in_flight]),
+            // Zeroed pages of many partitions cost nothing until they are used.
+            next_seq: vec![0; plan.lanes.places().len()],
+            at: match &plan.lanes {
+                Lanes::Turns(_) => 0,
+                Lanes::Drawn { draws, first } => first % draws.len(),
+            },
+            lanes: plan.lanes,
             producer: plan.producer,
             epoch: ProducerEpoch::new(1),
             blocked: false,
@@ -168,42 +208,64 @@ impl Link {
         let Some(index) = self.free.front().copied() else {
             return false;
         };
-        let lane = &mut self.lanes[self.next_lane];
+        let lane = self.lanes.lane(self.at);
+        let place = self.lanes.places()[lane];
         let slot = &mut self.slots[index as usize];
-        let bytes = slot.batch.stamp(Stamp {
-            key: lane.key,
+        let stamp = Stamp {
+            key: place.key,
             producer: self.producer,
             epoch: self.epoch,
-            seq: lane.next_seq,
+            seq: ProducerSeq::new(self.next_seq[lane]),
             time_us: (times.intended_ns / 1000).saturating_add_signed(wall_offset_us),
-        });
+        };
+        let bytes = match &self.lanes {
+            Lanes::Turns(_) => slot.batch.stamp(stamp, []),
+            Lanes::Drawn { draws, .. } => slot.batch.stamp(stamp, draws.keys(self.at)),
+        };
         let sent = self
             .session
             .connection
-            .produce(0, u64::from(index), bytes, lane.slot_epoch);
+            .produce(0, u64::from(index), bytes, place.epoch);
         if sent.is_err() {
             return false;
         }
         self.free.pop_front();
+        self.allowed_ns.pop_front();
         slot.times = times;
         slot.epoch = self.epoch;
         slot.in_flight = true;
-        lane.next_seq = lane.next_seq.advance(1);
-        self.next_lane = (self.next_lane + 1) % self.lanes.len();
+        self.next_seq[lane] += 1;
+        self.at = self.lanes.following(self.at);
         true
     }
 
-    /// Sends until no place or no credit is left. Says how many were sent.
-    pub(crate) fn saturate(&mut self, now_ns: u64, wall_offset_us: i64) -> u64 {
-        let times = Times {
-            intended_ns: now_ns,
-            sent_ns: Some(now_ns),
-        };
-        let mut count = 0;
-        while self.send(times, wall_offset_us) {
-            count += 1;
+    /// Sends until no place or no credit is left, each batch meant for the time at which its place became free. Tells that
+    /// time of each, and how late the generator itself was; `None` when the batch had to wait for the server.
+    pub(crate) fn saturate(
+        &mut self,
+        now_ns: u64,
+        wall_offset_us: i64,
+        mut tell: impl FnMut(u64, Option<u64>),
+    ) {
+        while let Some(allowed_ns) = self.allowed_ns.front().copied() {
+            // The first ones are meant for when the load begins: now.
+            let intended_ns = if allowed_ns == 0 { now_ns } else { allowed_ns };
+            let times = Times {
+                intended_ns,
+                sent_ns: Some(now_ns),
+            };
+            if !self.send(times, wall_offset_us) {
+                self.blocked = true;
+                return;
+            }
+            if std::mem::take(&mut self.blocked) {
+                self.unblocked_ns = now_ns;
+            }
+            tell(
+                intended_ns,
+                (intended_ns >= self.unblocked_ns).then(|| now_ns.saturating_sub(intended_ns)),
+            );
         }
-        count
     }
 
     /// Sends the batch that is due.
@@ -240,7 +302,8 @@ impl Link {
         self.schedule.as_ref().map(Schedule::next_ns)
     }
 
-    fn release(&mut self, index: u32) -> Times {
+    fn release(&mut self, index: u32, now_ns: u64) -> Times {
+        self.allowed_ns.push_back(now_ns);
         let slot = &mut self.slots[index as usize];
         assert!(slot.in_flight, "a batch is answered once");
         slot.in_flight = false;
@@ -249,19 +312,17 @@ impl Link {
     }
 
     /// A batch was acknowledged.
-    pub(crate) fn acked(&mut self, index: u32) -> Times {
-        self.release(index)
+    pub(crate) fn acked(&mut self, index: u32, now_ns: u64) -> Times {
+        self.release(index, now_ns)
     }
 
     /// A batch was refused. What follows it in its epoch would be refused for the gap: a new epoch begins from zero.
-    pub(crate) fn refused(&mut self, index: u32) {
+    pub(crate) fn refused(&mut self, index: u32, now_ns: u64) {
         let epoch = self.slots[index as usize].epoch;
-        self.release(index);
+        self.release(index, now_ns);
         if self.producer.get() != 0 && epoch == self.epoch {
             self.epoch = self.epoch.advance(1);
-            for lane in &mut self.lanes {
-                lane.next_seq = ProducerSeq::ZERO;
-            }
+            self.next_seq.fill(0);
         }
     }
 
@@ -278,7 +339,7 @@ impl Link {
     pub(crate) fn abandon(&mut self, end_ns: u64, mut tell: impl FnMut(Times)) {
         for index in 0..self.slots.len() as u32 {
             if self.slots[index as usize].in_flight {
-                let times = self.release(index);
+                let times = self.release(index, end_ns);
                 tell(times);
             }
         }

@@ -1,6 +1,7 @@
 //! The load engine: a machine on our own ring that drives the client core's sessions. It sends batches when they are due
 //! (open loop) or as soon as one of those in flight is acknowledged (saturation), and records when they came back.
-//! Latency counts from the intended time of sending. It runs on one thread, pinned if asked, and allocates nothing per
+//! Latency counts from the intended time of sending: by the schedule in an open loop, and in saturation the moment at which
+//! the answer to an earlier batch made room. It runs on one thread, pinned if asked, and allocates nothing per
 //! batch.
 //!
 //! | phase | what happens | what ends it |
@@ -9,19 +10,24 @@
 //! | running | batches are sent; those meant to be sent after the warm-up are measured | the duration |
 //! | draining | what was due is sent and acknowledged | nothing is left, or the patience ends |
 
+pub(crate) mod intervals;
 mod link;
+pub(crate) mod memory;
+mod order;
+pub(crate) mod readers;
 mod run;
 mod subscriber;
 mod tally;
 
-pub(crate) use run::{Plan, Wait, execute};
+pub(crate) use run::{Measured, Plan, Wait, execute, measure};
 pub(crate) use tally::{Phase, Tally};
 
+use crate::keys::{Choice, Draws};
 use crate::progress::Progress;
 use crate::schedule::{Arrivals, Schedule};
 use crate::setup::{Place, Target};
 use bytes::Bytes;
-use link::{Fill, Link};
+use link::{Fill, Lanes, Link};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -69,6 +75,16 @@ pub(crate) struct Lengths {
     pub(crate) patience_ns: u64,
 }
 
+/// How a run goes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Course {
+    pub(crate) mode: Mode,
+    pub(crate) waiting: Waiting,
+    pub(crate) lengths: Lengths,
+    /// Decides the arrivals.
+    pub(crate) seed: u64,
+}
+
 #[derive(Debug)]
 enum Peer {
     Producer(Box<Link>),
@@ -104,15 +120,18 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(
-        mode: Mode,
-        waiting: Waiting,
-        lengths: Lengths,
+        course: Course,
         links: Vec<Link>,
         subscribers: Vec<Subscriber>,
+        tally: Tally,
         progress: Arc<Progress>,
-        seed: u64,
     ) -> Self {
-        let subscribed = !subscribers.is_empty();
+        let Course {
+            mode,
+            waiting,
+            lengths,
+            seed,
+        } = course;
         let producers = links.into_iter().map(|link| Peer::Producer(Box::new(link)));
         let subscribers = subscribers
             .into_iter()
@@ -131,7 +150,7 @@ impl Load {
             dirty: Vec::new(),
             ops: OpIds::default(),
             completions: Vec::new(),
-            tally: Tally::new(subscribed),
+            tally,
             progress,
             seed,
             open_by_ns: 0,
@@ -195,11 +214,11 @@ impl Load {
                 }
             }
             (Peer::Producer(link), Completion::Acked { token, .. }) => {
-                let slot = link.acked(token as u32);
+                let slot = link.acked(token as u32, now_ns);
                 self.tally.acked(slot, now_ns, self.phase);
             }
             (Peer::Producer(link), Completion::ProduceRefused { token, refusal, .. }) => {
-                link.refused(token as u32);
+                link.refused(token as u32, now_ns);
                 self.tally.refused(refusal.code);
             }
             (Peer::Subscriber(subscriber), Completion::Subscription { owner, notice, .. }) => {
@@ -231,12 +250,14 @@ impl Load {
             end_ns: measured_ns + self.lengths.duration_ns,
             wall_offset_us: now.wall.as_us() as i64 - (now.mono.as_ns() / 1000) as i64,
         };
+        self.progress.begin(measured_ns);
         let count = self.producers();
         for index in 0..count {
             let Peer::Producer(link) = &mut self.peers[index] else {
                 continue;
             };
             if let Mode::Open { rate, arrivals } = self.mode {
+                let rate = rate * link.weight;
                 let schedule = Schedule::new(arrivals, rate, start_ns, index, count, self.seed);
                 self.due.push(Reverse((schedule.next_ns(), index as u32)));
                 link.schedule = Some(schedule);
@@ -270,7 +291,12 @@ impl Load {
                 }
                 for at in 0..self.dirty.len() {
                     if let Peer::Producer(link) = &mut self.peers[self.dirty[at] as usize] {
-                        self.tally.sent += link.saturate(now_ns, wall_offset_us);
+                        link.saturate(now_ns, wall_offset_us, |intended_ns, lag_ns| {
+                            self.tally.sent += 1;
+                            if let Some(lag_ns) = lag_ns {
+                                self.tally.lag(intended_ns, lag_ns, self.phase);
+                            }
+                        });
                     }
                 }
             }
@@ -449,6 +475,48 @@ impl Machine for Load {
         }
         self.wake(now_ns, effects);
     }
+}
+
+/// Where each of `count` connections sends, and how much of an open loop's rate falls on it: 1 is as much as on average.
+///
+/// # Errors
+/// What to change.
+pub(crate) fn lanes(
+    choice: Choice,
+    target: &Target,
+    count: usize,
+    seed: u64,
+) -> Result<Vec<(Lanes, f64)>, String> {
+    if choice.takes_turns() {
+        return Ok((0..count)
+            .map(|index| (Lanes::Turns(share(target, index, count)), 1.0))
+            .collect());
+    }
+    // The connections take the shards in turn; those of one shard share its load.
+    let shards: Vec<Arc<Draws>> = Draws::all(choice, target, seed)
+        .into_iter()
+        .map(Arc::new)
+        .collect();
+    if count < shards.len() {
+        return Err(format!(
+            "what is drawn falls on {} shards: take at least as many connections",
+            shards.len()
+        ));
+    }
+    Ok((0..count)
+        .map(|index| {
+            let draws = &shards[index % shards.len()];
+            let sharers = (0..count)
+                .filter(|other| other % shards.len() == index % shards.len())
+                .count();
+            let weight = draws.share() * count as f64 / sharers as f64;
+            let lanes = Lanes::Drawn {
+                draws: Arc::clone(draws),
+                first: draws.len() / sharers * (index / shards.len()),
+            };
+            (lanes, weight)
+        })
+        .collect())
 }
 
 /// The partitions that connection `index` of `count` sends to, all of one shard: connections take the shards in turn, and

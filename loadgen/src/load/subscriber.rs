@@ -1,19 +1,17 @@
-//! A consuming connection: subscribes to every partition that its shard leads, from the end, and measures how long after
+//! A consuming connection: subscribes to partitions that one shard leads, from the end, and measures how long after
 //! its intended time of sending each batch arrived. The time is the one that the records carry, in microseconds.
 
 use super::link::Session;
+use super::order::{Order, Seen};
+use super::readers::{WINDOW_BATCHES, WINDOW_BYTES};
 use super::tally::{Phase, Tally};
 use crate::setup::Place;
-use tiderace_base::ids::{PartitionKey, StreamId, SubscriptionId};
-use tiderace_base::limits::{MIB, SUBSCRIPTION_WINDOW_BATCHES_MAX};
+use tiderace_base::ids::{PartitionKey, SubscriptionId};
+use tiderace_base::limits::BATCH_HEADER_BYTES;
 use tiderace_base::position::{Epoch, Offset};
 use tiderace_client::core::connection::{Identity, Notice};
 use tiderace_client::core::consumer::From;
 use tiderace_wire::batch::BatchHeader;
-
-/// Bytes that may be on their way to one subscription.
-const WINDOW_BYTES: u64 = 16 * MIB as u64;
-const WINDOW_BATCHES: u64 = SUBSCRIPTION_WINDOW_BATCHES_MAX as u64;
 
 #[derive(Debug)]
 struct Part {
@@ -24,6 +22,7 @@ struct Part {
     received_batches: u64,
     granted_bytes: u64,
     granted_batches: u64,
+    order: Order,
 }
 
 /// A consuming connection.
@@ -32,29 +31,30 @@ pub(crate) struct Subscriber {
     pub(crate) session: Session,
     /// Batches of other runs are passed over: a producer's id ends with this.
     run: u64,
+    /// Whether each batch is checked against its checksums and its producer's numbers.
+    verifies: bool,
     parts: Vec<Part>,
     asked: usize,
     begun: usize,
 }
 
 impl Subscriber {
-    pub(crate) fn new(identity: &Identity, stream: StreamId, places: &[Place], run: u64) -> Self {
+    pub(crate) fn new(identity: &Identity, places: &[Place], run: u64, verifies: bool) -> Self {
         Self {
             session: Session::new(identity),
             run,
+            verifies,
             parts: places
                 .iter()
                 .map(|place| Part {
-                    key: PartitionKey {
-                        stream,
-                        partition: place.partition,
-                    },
+                    key: place.key,
                     id: None,
                     next: Offset::ZERO,
                     received_bytes: 0,
                     received_batches: 0,
                     granted_bytes: WINDOW_BYTES,
                     granted_batches: WINDOW_BATCHES,
+                    order: Order::default(),
                 })
                 .collect(),
             asked: 0,
@@ -116,6 +116,9 @@ impl Subscriber {
                         continue;
                     }
                     tally.delivered += 1;
+                    if self.verifies {
+                        verify(&mut part.order, header, &bytes, tally);
+                    }
                     if let Phase::Running { wall_offset_us, .. } = phase {
                         let time_us = header.first_time_us();
                         let intended_ns = time_us.saturating_add_signed(-wall_offset_us) * 1000;
@@ -151,5 +154,25 @@ impl Subscriber {
             part.granted_batches = batches;
             self.session.connection.grant(id, bytes, batches);
         }
+    }
+}
+
+/// Holds a delivered batch to its checksums and to its producer's numbers.
+pub(super) fn verify(order: &mut Order, header: &BatchHeader, bytes: &[u8], tally: &mut Tally) {
+    let body = &bytes[BATCH_HEADER_BYTES..];
+    let whole = header
+        .check_producer(body.len())
+        .and_then(|()| header.check_placement())
+        .and_then(|()| header.check_body(body));
+    if whole.is_err() {
+        tally.damaged += 1;
+        return;
+    }
+    let producer = (header.producer_id().get() >> 64) as u64;
+    let (epoch, seq) = (header.producer_epoch().get(), header.producer_seq().get());
+    match order.take(producer, epoch, seq) {
+        Seen::InOrder => {}
+        Seen::Skipped(count) => tally.missing += count,
+        Seen::Behind => tally.behind += 1,
     }
 }

@@ -2,6 +2,7 @@
 //! what was acknowledged in it. Batches that were never answered enter the distribution with the time that they had
 //! waited when the run gave up on them: they are at least that late, and leaving them out would flatter the server.
 
+use super::intervals::Intervals;
 use super::link::Times;
 use crate::latency::Latency;
 use std::collections::BTreeMap;
@@ -26,6 +27,15 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// How far into the measured part a time lies, if it does.
+    #[must_use]
+    pub(crate) const fn since_measured(&self, at_ns: u64) -> Option<u64> {
+        match self {
+            Self::Running { measured_ns, .. } if self.measures(at_ns) => Some(at_ns - *measured_ns),
+            Self::Running { .. } | Self::Opening => None,
+        }
+    }
+
     /// Whether a time lies in the measured part.
     #[must_use]
     pub(crate) const fn measures(&self, at_ns: u64) -> bool {
@@ -47,7 +57,7 @@ pub(crate) struct Tally {
     pub(crate) response: Latency,
     /// From the time of sending to the acknowledgement.
     pub(crate) service: Latency,
-    /// From the intended time to the time of sending, where only the generator can have been late.
+    /// From the intended time to the time of sending, of batches that only the generator can have made late.
     pub(crate) lag: Latency,
     /// From the intended time to the arrival at the subscriber.
     pub(crate) delivery: Latency,
@@ -61,16 +71,25 @@ pub(crate) struct Tally {
     pub(crate) measured: u64,
     /// Batches of the measured part that were never acknowledged.
     pub(crate) unfinished: u64,
-    /// Batches that the subscribers got.
+    /// Batches that the subscribers got, each of them counted.
     pub(crate) delivered: u64,
     /// Offsets that the subscribers did not get in order.
     pub(crate) delivered_out_of_order: u64,
-    /// Whether there are subscribers.
-    pub(crate) subscribed: bool,
+    /// Subscribers of each partition.
+    pub(crate) fan_out: u64,
     /// Batches refused.
     pub(crate) refused_count: u64,
     /// The same by reason.
     pub(crate) refused: BTreeMap<u16, u64>,
+    /// The measured part piece by piece, if that was asked for.
+    pub(crate) intervals: Option<Intervals>,
+    /// Delivered batches whose numbers show that some before them, of the same producer and partition, are missing: how
+    /// many are.
+    pub(crate) missing: u64,
+    /// Delivered batches that came after a later one of the same producer and partition: again, or too late.
+    pub(crate) behind: u64,
+    /// Delivered batches that are not what was sent.
+    pub(crate) damaged: u64,
     /// Time of the measured part in which the thread did something.
     pub(crate) busy_ns: u64,
     /// Processor time of the thread at the beginning and at the end of the measured part.
@@ -78,28 +97,40 @@ pub(crate) struct Tally {
     /// Why the run ended early.
     pub(crate) failed: Option<String>,
     /// How many of the two were read.
-    marks: usize,
+    pub(crate) marks: usize,
 }
 
 impl Tally {
-    /// Nothing counted yet, of a run with or without subscribers.
-    pub(crate) fn new(subscribed: bool) -> Self {
+    /// Nothing counted yet, of a run with so many subscribers of each partition.
+    pub(crate) fn new(fan_out: u64) -> Self {
         Self {
-            subscribed,
+            fan_out,
             ..Self::default()
         }
     }
 
     pub(super) fn acked(&mut self, times: Times, now_ns: u64, phase: Phase) {
         self.acked += 1;
-        if phase.measures(now_ns) {
+        if let Some(into_ns) = phase.since_measured(now_ns) {
             self.acked_measured += 1;
+            if let Some(intervals) = &mut self.intervals {
+                intervals.acked(into_ns);
+            }
         }
-        if phase.measures(times.intended_ns) {
-            self.measured += 1;
-            self.response.record(now_ns - times.intended_ns);
-            self.serve(times, now_ns);
+        self.respond(times, now_ns, phase);
+    }
+
+    fn respond(&mut self, times: Times, now_ns: u64, phase: Phase) {
+        let Some(into_ns) = phase.since_measured(times.intended_ns) else {
+            return;
+        };
+        self.measured += 1;
+        let response_ns = now_ns - times.intended_ns;
+        self.response.record(response_ns);
+        if let Some(intervals) = &mut self.intervals {
+            intervals.responded(into_ns, response_ns);
         }
+        self.serve(times, now_ns);
     }
 
     fn serve(&mut self, times: Times, now_ns: u64) {
@@ -111,10 +142,8 @@ impl Tally {
     pub(super) fn unfinished(&mut self, times: Times, now_ns: u64, phase: Phase) {
         if phase.measures(times.intended_ns) {
             self.unfinished += 1;
-            self.measured += 1;
-            self.response.record(now_ns - times.intended_ns);
-            self.serve(times, now_ns);
         }
+        self.respond(times, now_ns, phase);
     }
 
     pub(super) fn lag(&mut self, intended_ns: u64, lag_ns: u64, phase: Phase) {
@@ -131,7 +160,7 @@ impl Tally {
     /// Whether the subscribers have what was acknowledged.
     #[must_use]
     pub(crate) fn delivered_all(&self) -> bool {
-        !self.subscribed || self.delivered >= self.acked
+        self.delivered >= self.acked * self.fan_out
     }
 
     pub(super) fn busy(&mut self, from_ns: u64, to_ns: u64, phase: Phase) {

@@ -1,24 +1,36 @@
 //! The engine against a scripted server, without sockets and with times that the test chooses where the machine takes
 //! them, and for real where only the end matters.
 
-use super::link::{Fill, Link, LinkPlan};
+use super::link::{Fill, Lanes, Link, LinkPlan};
+use super::order::Order;
+use super::subscriber::verify;
 use super::*;
-use crate::batches::Shape;
+use crate::batches::{Prepared, Shape, Stamp};
+use crate::keys::{Choice, Draws, Keys, Spread};
 use crate::setup::identity;
 use bytes::BytesMut;
+use tiderace_base::hash::partition_of_key;
 use tiderace_base::ids::{
-    BootId, MessageId, NodeId, PartitionIndex, ProducerId, ShardId, StreamId, ZoneId,
+    BootId, MessageId, NodeId, PartitionIndex, PartitionKey, ProducerId, ShardId, SlotId, StreamId,
+    ZoneId,
 };
-use tiderace_base::position::{CatalogueVersion, Epoch, Offset};
+use tiderace_base::limits::BATCH_HEADER_BYTES;
+use tiderace_base::position::{
+    CatalogueVersion, Epoch, Offset, ProducerEpoch, ProducerSeq, SlotSeq,
+};
+use tiderace_base::prng::Prng;
 use tiderace_wire::assembly::{Assembler, Receiver};
-use tiderace_wire::batch::BatchHeader;
+use tiderace_wire::batch::{BatchHeader, Placement};
+use tiderace_wire::body;
+use tiderace_wire::entry::EntryKind;
 use tiderace_wire::error::ErrorCode;
-use tiderace_wire::frame::{Ack, AckFlags, Produced, Welcome};
+use tiderace_wire::frame::{Ack, AckFlags, Credit, CreditScope, Produced, Welcome};
 use tiderace_wire::link::{Kind, LINK_VERSION};
 
 const SHAPE: Shape = Shape {
     records: 1,
     value_bytes: 64,
+    keyed: true,
 };
 
 /// The other end of one session.
@@ -28,15 +40,23 @@ struct Peer {
     unanswered: Vec<MessageId>,
     /// Producer epoch and sequence of everything that came.
     seen: Vec<(u32, u64)>,
+    /// Its partition and the first record's key.
+    went: Vec<(u32, Vec<u8>)>,
 }
 
 impl Peer {
     fn welcome(link: &mut Link) -> Self {
+        Self::welcome_with(link, 1 << 20)
+    }
+
+    /// With credit for so many batches.
+    fn welcome_with(link: &mut Link, batches_total: u64) -> Self {
         let mut peer = Self {
             assembler: Assembler::new(Receiver::Node),
             last_id: 0,
             unanswered: Vec::new(),
             seen: Vec::new(),
+            went: Vec::new(),
         };
         peer.take(link);
         peer.assembler.open();
@@ -54,7 +74,7 @@ impl Peer {
             producer_window: 128,
             uncredited_max: 8,
             bytes_total: 1 << 30,
-            batches_total: 1 << 20,
+            batches_total,
         };
         let mut out = BytesMut::new();
         let id = peer.next_id();
@@ -81,6 +101,11 @@ impl Peer {
                     let header = BatchHeader::parse(&batch).expect("a header");
                     self.seen
                         .push((header.producer_epoch().get(), header.producer_seq().get()));
+                    let body = &batch[BATCH_HEADER_BYTES..];
+                    header.check_body(body).expect("the checksum holds");
+                    let records = body::validate_batch(header, body).expect("an archive");
+                    let key = records.records()[0].key().unwrap_or_default();
+                    self.went.push((header.partition().get(), key.to_vec()));
                 }
             }
         }
@@ -93,6 +118,20 @@ impl Peer {
             .receive(out.freeze(), &mut completions)
             .expect("the peer keeps the protocol");
         completions
+    }
+
+    /// Grants credit for so many batches in all.
+    fn grant(&mut self, link: &mut Link, batches_total: u64) {
+        let credit = Credit {
+            scope: CreditScope::Link,
+            id: 0,
+            bytes_total: 1 << 30,
+            batches_total,
+        };
+        let mut out = BytesMut::new();
+        let id = self.next_id();
+        credit.encode(&mut out, id);
+        self.give(link, out);
     }
 
     /// Answers everything.
@@ -116,26 +155,54 @@ impl Peer {
     }
 }
 
-fn link(in_flight: usize) -> Link {
-    let place = Place {
-        partition: PartitionIndex::new(0),
-        address: ([127, 0, 0, 1], 1).into(),
+/// A partition of stream 1, led by the first shard or the second.
+fn place(partition: u32) -> Place {
+    Place {
+        key: PartitionKey {
+            stream: StreamId::new(1),
+            partition: PartitionIndex::new(partition),
+        },
+        address: ([127, 0, 0, 1], 7000 + (partition % 2) as u16).into(),
         epoch: Epoch::new(1),
-    };
+    }
+}
+
+fn target(partitions: u32) -> Target {
+    Target {
+        durability: tiderace_base::catalogue::Durability::Local,
+        partitions,
+        places: (0..partitions).map(place).collect(),
+    }
+}
+
+fn link(in_flight: usize) -> Link {
+    link_to(in_flight, Lanes::Turns(vec![place(0)]))
+}
+
+fn link_to(in_flight: usize, lanes: Lanes) -> Link {
     Link::new(
         &identity(),
         LinkPlan {
-            stream: StreamId::new(1),
-            places: vec![place],
+            lanes,
             shape: SHAPE,
             in_flight,
             producer: ProducerId::new(5),
+            weight: 1.0,
             seed: 1,
         },
     )
 }
 
 const MS: u64 = 1_000_000;
+
+/// Intended time and lag of each batch that goes out.
+fn saturate(link: &mut Link, now_ns: u64) -> Vec<(u64, Option<u64>)> {
+    let mut sent = Vec::new();
+    link.saturate(now_ns, 0, |intended_ns, lag_ns| {
+        sent.push((intended_ns, lag_ns));
+    });
+    sent
+}
 
 #[test]
 fn a_stalled_server_shows_in_every_batch_that_was_due_meanwhile() {
@@ -171,7 +238,7 @@ fn a_stalled_server_shows_in_every_batch_that_was_due_meanwhile() {
         if !stalled && !peer.unanswered.is_empty() {
             for completion in peer.answer(&mut link, None) {
                 if let Completion::Acked { token, .. } = completion {
-                    let times = link.acked(token as u32);
+                    let times = link.acked(token as u32, now_ns);
                     tally.acked(times, now_ns, phase);
                 }
             }
@@ -220,13 +287,13 @@ fn saturation_keeps_to_its_bound_and_numbers_batches_densely() {
     let mut link = link(16);
     let mut peer = Peer::welcome(&mut link);
     for round in 0..10 {
-        assert_eq!(link.saturate(round, 0), 16);
-        assert_eq!(link.saturate(round, 0), 0);
+        assert_eq!(saturate(&mut link, round).len(), 16);
+        assert_eq!(saturate(&mut link, round).len(), 0);
         peer.take(&mut link);
         assert_eq!(peer.unanswered.len(), 16);
         for completion in peer.answer(&mut link, None) {
             if let Completion::Acked { token, .. } = completion {
-                link.acked(token as u32);
+                link.acked(token as u32, round);
             }
         }
     }
@@ -235,44 +302,185 @@ fn saturation_keeps_to_its_bound_and_numbers_batches_densely() {
 }
 
 #[test]
+fn in_saturation_a_batch_is_meant_for_when_its_place_became_free() {
+    let mut link = link(2);
+    let mut peer = Peer::welcome(&mut link);
+    let phase = Phase::Running {
+        start_ns: 0,
+        measured_ns: 0,
+        end_ns: 1000 * MS,
+        wall_offset_us: 0,
+    };
+    let mut tally = Tally::default();
+    // The first are meant for when the load begins.
+    assert_eq!(saturate(&mut link, MS), [(MS, Some(0)); 2]);
+    // The server answers at 3 ms; the generator comes to send again at 5 ms: that is its own lag, and part of the
+    // response, because the place was free.
+    peer.take(&mut link);
+    for completion in peer.answer(&mut link, None) {
+        if let Completion::Acked { token, .. } = completion {
+            link.acked(token as u32, 3 * MS);
+        }
+    }
+    assert_eq!(saturate(&mut link, 5 * MS), [(3 * MS, Some(2 * MS)); 2]);
+    peer.take(&mut link);
+    for completion in peer.answer(&mut link, None) {
+        if let Completion::Acked { token, .. } = completion {
+            let times = link.acked(token as u32, 9 * MS);
+            tally.acked(times, 9 * MS, phase);
+        }
+    }
+    let (response, service) = (tally.response.summary(), tally.service.summary());
+    let close = |found: Option<u64>, ms: u64| found.expect("some").abs_diff(ms * MS) < MS / 100;
+    assert!(close(response.max, 6), "{response:?}");
+    assert!(close(service.max, 4), "{service:?}");
+}
+
+#[test]
+fn waiting_for_credit_is_the_servers_doing_and_not_the_generators() {
+    let mut link = link(4);
+    // Credit for three batches: the fourth waits.
+    let mut peer = Peer::welcome_with(&mut link, 3);
+    assert_eq!(saturate(&mut link, MS).len(), 3);
+    peer.take(&mut link);
+    let completions = peer.answer(&mut link, None);
+    for completion in completions {
+        if let Completion::Acked { token, .. } = completion {
+            link.acked(token as u32, 2 * MS);
+        }
+    }
+    assert_eq!(saturate(&mut link, 3 * MS), []);
+    peer.grant(&mut link, 6);
+    // Those that became free while there was no credit waited for the server.
+    let sent = saturate(&mut link, 7 * MS);
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().skip(1).all(|batch| *batch == (2 * MS, None)));
+}
+
+#[test]
 fn a_refusal_begins_a_new_epoch_once() {
     let mut link = link(3);
     let mut peer = Peer::welcome(&mut link);
-    link.saturate(0, 0);
+    saturate(&mut link, 0);
     peer.take(&mut link);
     for completion in peer.answer(&mut link, Some(ErrorCode::Busy)) {
         if let Completion::ProduceRefused { token, .. } = completion {
-            link.refused(token as u32);
+            link.refused(token as u32, 1);
         }
     }
-    link.saturate(1, 0);
+    saturate(&mut link, 1);
     peer.take(&mut link);
     assert_eq!(peer.seen[3..], [(2, 0), (2, 1), (2, 2)]);
 }
 
 #[test]
-fn connections_share_partitions_without_crossing_shards() {
-    let place = |partition: u32| Place {
-        partition: PartitionIndex::new(partition),
-        address: ([127, 0, 0, 1], 7000 + (partition % 2) as u16).into(),
+fn a_drawn_key_decides_the_partition_and_each_partition_is_numbered_densely() {
+    let choice = Choice {
+        keys: Keys::Zipf,
+        key_count: 100,
+        key_theta: 1.0,
+        spread: Spread::Even,
+        stream_theta: 0.0,
+    };
+    let draws = Draws::all(choice, &target(8), 1).swap_remove(0);
+    let lanes = Lanes::Drawn {
+        draws: Arc::new(draws),
+        first: 7,
+    };
+    let mut link = link_to(4, lanes);
+    let mut peer = Peer::welcome(&mut link);
+    for round in 0..50 {
+        assert_eq!(saturate(&mut link, round).len(), 4);
+        peer.take(&mut link);
+        for completion in peer.answer(&mut link, None) {
+            if let Completion::Acked { token, .. } = completion {
+                link.acked(token as u32, round);
+            }
+        }
+    }
+    let mut next = [0; 8];
+    for ((partition, key), (_, seq)) in peer.went.iter().zip(&peer.seen) {
+        assert_eq!(partition_of_key(key, 8).get(), *partition);
+        assert_eq!(partition % 2, 0, "it belongs to this shard");
+        assert_eq!(*seq, next[*partition as usize]);
+        next[*partition as usize] += 1;
+    }
+    assert!(next.iter().filter(|count| **count > 0).count() > 1);
+}
+
+#[test]
+fn drawn_load_falls_on_connections_by_the_share_of_their_shard() {
+    let choice = Choice {
+        keys: Keys::Zipf,
+        key_count: 10,
+        key_theta: 2.0,
+        spread: Spread::Even,
+        stream_theta: 0.0,
+    };
+    let target = target(8);
+    let lanes = |count| lanes(choice, &target, count, 1);
+    assert!(lanes(1).expect_err("two shards").contains("2 shards"));
+    let five = lanes(5).expect("enough connections");
+    let total: f64 = five.iter().map(|(_, weight)| weight).sum();
+    assert!((total - 5.0).abs() < 1e-9, "{total}");
+    // Three connections share the first shard's load, two the second's.
+    let head = |index: usize| five[index].0.places()[0].address;
+    assert_eq!(head(0), head(2));
+    assert_ne!(head(0), head(1));
+    assert!((five[0].1 - five[4].1).abs() < 1e-9);
+    let draws = Draws::all(choice, &target, 1);
+    assert!((five[0].1 - 5.0 * draws[0].share() / 3.0).abs() < 1e-9);
+    assert!((five[1].1 - 5.0 * draws[1].share() / 2.0).abs() < 1e-9);
+}
+
+/// A batch of a producer as a node delivers it.
+fn delivered(seq: u64) -> BytesMut {
+    let mut prepared = Prepared::new(SHAPE, &mut Prng::new(seq));
+    let stamp = Stamp {
+        key: place(0).key,
+        producer: ProducerId::new(7 << 64 | 1),
+        epoch: ProducerEpoch::new(1),
+        seq: ProducerSeq::new(seq),
+        time_us: 0,
+    };
+    let mut bytes = BytesMut::from(&prepared.stamp(stamp, [])[..]);
+    let header = BatchHeader::parse_mut(&mut bytes[..]).expect("a header");
+    header.place(Placement {
+        base_offset: Offset::new(seq),
+        slot_seq: SlotSeq::new(seq + 1),
         epoch: Epoch::new(1),
+        slot: SlotId::new(0),
+        entry_kind: EntryKind::Data,
+        append_time_us: 1,
+    });
+    bytes
+}
+
+#[test]
+fn what_is_delivered_is_held_to_what_was_sent() {
+    let mut order = Order::default();
+    let mut tally = Tally::default();
+    let mut take = |bytes: &[u8]| {
+        let header = BatchHeader::parse(bytes).expect("a header");
+        verify(&mut order, header, bytes, &mut tally);
+        (tally.missing, tally.behind, tally.damaged)
     };
-    let target = |partitions| Target {
-        stream: tiderace_base::catalogue::Stream {
-            id: StreamId::new(1),
-            path: "a".into(),
-            tenant: tiderace_base::ids::TenantId::new(0),
-            partitions,
-            durability: tiderace_base::catalogue::Durability::Local,
-            retention: tiderace_base::catalogue::Retention::default(),
-            created_us: 0,
-        },
-        places: (0..partitions).map(place).collect(),
-    };
+    assert_eq!(take(&delivered(0)), (0, 0, 0));
+    assert_eq!(take(&delivered(1)), (0, 0, 0));
+    assert_eq!(take(&delivered(1)), (0, 1, 0));
+    assert_eq!(take(&delivered(4)), (2, 1, 0));
+    let mut damaged = delivered(5);
+    let last = damaged.len() - 1;
+    damaged[last - 20] ^= 1;
+    assert_eq!(take(&damaged), (2, 1, 1));
+}
+
+#[test]
+fn connections_share_partitions_without_crossing_shards() {
     let of = |partitions, index, count| -> Vec<u32> {
         share(&target(partitions), index, count)
             .iter()
-            .map(|place| place.partition.get())
+            .map(|place| place.key.partition.get())
             .collect()
     };
     assert_eq!(of(4, 6, 8), [2]);

@@ -1,9 +1,12 @@
 //! The command line: what may be asked of each mode, with its defaults, and how it becomes a plan. Refuses what contradicts
 //! itself before anything is connected.
 
-use crate::batches::Shape;
-use crate::load::{Mode, Plan, Wait};
-use crate::schedule::Arrivals;
+mod load;
+mod profiled;
+
+pub(crate) use load::{RunArguments, SoakArguments, SweepArguments};
+pub(crate) use profiled::parse;
+
 use crate::setup::Wanted;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -28,11 +31,27 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Sends batches at a rate or as fast as they are acknowledged, and reports rates and latencies.
     Run(Box<RunArguments>),
+    /// Finds the knee: offers rates that grow until one is missed or its p99 is beyond a bound, then narrows it down.
+    /// Exits with 1 when no rate held.
+    Sweep(Box<SweepArguments>),
+    /// A long open loop, told interval by interval, with the drift of memory and a count of what was delivered. Exits with
+    /// 1 when something acknowledged was not delivered exactly once, whole and in order.
+    Soak(Box<SoakArguments>),
+    /// Lists the named workloads: what each is for, and the flags that it stands for.
+    Profiles(ProfilesArguments),
     /// Produces with exact retries while the server may die and come back, and verifies that nothing acknowledged was
     /// lost, duplicated or reordered. Exits with 1 when something was.
     Integrity(Box<IntegrityArguments>),
     /// Runs the floor and `tiderace serve` in turns under the same three workloads and prints how far apart they are.
     FloorCompare(Box<CompareArguments>),
+}
+
+/// See [`Command::Profiles`].
+#[derive(Args, Debug)]
+pub(crate) struct ProfilesArguments {
+    /// Writes the list as JSON to this file; `-` is standard output.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// A durability by its name.
@@ -56,20 +75,21 @@ impl Level {
     }
 }
 
-/// Seconds, with fractions; `s` and `ms` are understood.
+/// Seconds, with fractions; `ms`, `s`, `m` and `h` are understood.
 fn duration(text: &str) -> Result<Duration, String> {
-    let (number, scale) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(number), _) => (number, 1e-3),
-        (None, Some(number)) => (number, 1.0),
-        (None, None) => (text, 1.0),
-    };
+    // The longer unit first: it ends with the shorter one.
+    let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (number, scale) = units
+        .into_iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))
+        .unwrap_or((text, 1.0));
     number
         .parse::<f64>()
         .ok()
         .map(|seconds| seconds * scale)
         .filter(|seconds| (0.0..1e9).contains(seconds))
         .map(Duration::from_secs_f64)
-        .ok_or_else(|| format!("{text:?} is no time: write 10, 10s or 500ms"))
+        .ok_or_else(|| format!("{text:?} is no time: write 10, 10s, 500ms, 5m or 1h"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -77,6 +97,13 @@ fn rate(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate| *rate > 0.0 && rate.is_finite())
         .ok_or_else(|| format!("{text:?} is no rate: write a number of batches a second above 0"))
+}
+
+fn theta(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|theta| (0.0..=10.0).contains(theta))
+        .ok_or_else(|| format!("{text:?} is no exponent: write a number from 0 to 10"))
 }
 
 /// Where and what to write.
@@ -106,107 +133,10 @@ impl TargetArguments {
     pub(crate) fn wanted(&self) -> Wanted {
         Wanted {
             path: self.stream.as_str().into(),
+            streams: 1,
             partitions: self.partitions,
             durability: self.durability.map(Level::durability),
             retention_bytes: self.retention_bytes,
-        }
-    }
-}
-
-/// See [`Command::Run`].
-#[derive(Args, Debug)]
-pub(crate) struct RunArguments {
-    #[command(flatten)]
-    target: TargetArguments,
-    /// Open loop: so many batches a second over all connections, whatever the server does.
-    #[arg(long, value_parser = rate, conflicts_with = "saturate", required_unless_present = "saturate")]
-    rate: Option<f64>,
-    /// Saturation: as many batches in flight as --in-flight allows, all the time.
-    #[arg(long)]
-    saturate: bool,
-    /// How an open loop's batches are spread.
-    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
-    arrivals: Arrivals,
-    /// Producing connections.
-    #[arg(long, default_value_t = 8)]
-    connections: usize,
-    /// Batches in flight of each connection.
-    #[arg(long, default_value_t = 16)]
-    in_flight: usize,
-    /// Records of a batch.
-    #[arg(long, default_value_t = 1)]
-    batch_records: u32,
-    /// Bytes of a record's value. Its key has 16 more.
-    #[arg(long, default_value_t = 256)]
-    record_bytes: usize,
-    /// Whether batches are numbered and deduplicated, as the client does it.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    idempotent: bool,
-    /// A consumer listens and measures delivery.
-    #[arg(long)]
-    subscribe: bool,
-    /// Before anything is measured.
-    #[arg(long, default_value = "2s", value_parser = duration)]
-    warmup: Duration,
-    /// The measured part.
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    duration: Duration,
-    /// How long answers are waited for at the end.
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    patience: Duration,
-    /// The generator's core.
-    #[arg(long)]
-    cpu: Option<usize>,
-    /// How the generator waits.
-    #[arg(long, value_enum, default_value_t = Wait::Auto)]
-    wait: Wait,
-    /// The server's process, where it runs here: its processor time and memory are reported.
-    #[arg(long)]
-    server_pid: Option<u32>,
-    /// Where the server writes, so that the report can name the file system.
-    #[arg(long)]
-    data: Option<PathBuf>,
-    /// Decides arrivals, keys and values.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Writes the report as JSON to this file; `-` is standard output.
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-    /// Writes the distribution of the response time (of the delivery time with --subscribe as well) as `.hgrm`.
-    #[arg(long)]
-    pub(crate) hgrm: Option<PathBuf>,
-}
-
-impl RunArguments {
-    /// The plan.
-    #[must_use]
-    pub(crate) fn plan(&self) -> Plan {
-        Plan {
-            server: self.target.server,
-            wanted: self.target.wanted(),
-            shape: Shape {
-                records: self.batch_records,
-                value_bytes: self.record_bytes,
-            },
-            mode: match self.rate {
-                Some(rate) => Mode::Open {
-                    rate,
-                    arrivals: self.arrivals,
-                },
-                None => Mode::Saturation,
-            },
-            connections: self.connections,
-            in_flight: self.in_flight,
-            idempotent: self.idempotent,
-            subscribe: self.subscribe,
-            warmup: self.warmup,
-            duration: self.duration,
-            patience: self.patience,
-            cpu: self.cpu,
-            wait: self.wait,
-            server_pid: self.server_pid,
-            data: self.data.clone(),
-            seed: self.seed,
         }
     }
 }
@@ -291,29 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_either_at_a_rate_or_saturated() {
-        let parse = |extra: &[&str]| {
-            let words = ["loadgen", "run"].iter().chain(extra);
-            Arguments::try_parse_from(words)
-        };
-        assert!(parse(&[]).is_err());
-        assert!(parse(&["--rate", "0"]).is_err());
-        assert!(parse(&["--rate", "5", "--saturate"]).is_err());
-        let Ok(Arguments {
-            command: Command::Run(run),
-        }) = parse(&["--rate", "5", "--duration", "500ms"])
-        else {
-            panic!("a rate is enough");
-        };
-        let plan = run.plan();
-        assert_eq!(plan.duration, Duration::from_millis(500));
-        assert!(matches!(plan.mode, Mode::Open { rate, .. } if (rate - 5.0).abs() < 1e-9));
-    }
-
-    #[test]
     fn times_have_units() {
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("0.5h"), Ok(Duration::from_secs(1800)));
         assert!(duration("-1s").is_err());
         assert!(duration("ten").is_err());
     }
