@@ -322,7 +322,10 @@ pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
         let epoch = ProducerEpoch::new(reader.u32()?);
         let last_seq = ProducerSeq::new(reader.u64()?);
         let places = reader.count()?;
-        if places == 0 || places > PRODUCER_WINDOW || places as u64 > last_seq.get().saturating_add(1) {
+        if places == 0
+            || places > PRODUCER_WINDOW
+            || places as u64 > last_seq.get().saturating_add(1)
+        {
             return None;
         }
         let mut window = VecDeque::with_capacity(places);

@@ -240,7 +240,10 @@ impl Producers {
     pub fn expire(&mut self, id: ProducerId) {
         if let Ok(index) = self.known.binary_search_by_key(&id, |known| known.id) {
             let producer = self.known.remove(index);
-            let last = producer.window.back().expect("a known producer has a batch");
+            let last = producer
+                .window
+                .back()
+                .expect("a known producer has a batch");
             self.forgotten_end = self.forgotten_end.max(last.base_offset.advance(1));
         }
     }
@@ -320,15 +323,9 @@ mod tests {
     fn verdicts() {
         let mut producers = Producers::default();
         let id = ProducerId::new(7);
-        assert_eq!(
-            producers.judge(&claim(id, ONE, 3, 3)),
-            Verdict::Unknown
-        );
+        assert_eq!(producers.judge(&claim(id, ONE, 3, 3)), Verdict::Unknown);
         for seq in 0..200 {
-            assert_eq!(
-                producers.judge(&claim(id, ONE, seq, seq)),
-                Verdict::Append
-            );
+            assert_eq!(producers.judge(&claim(id, ONE, seq, seq)), Verdict::Append);
             producers.appended(id, ONE, ProducerSeq::new(seq), place(seq));
         }
         assert_eq!(
@@ -345,10 +342,7 @@ mod tests {
             producers.judge(&claim(id, ONE, 72, 72)),
             Verdict::Duplicate(place(72))
         );
-        assert_eq!(
-            producers.judge(&claim(id, ONE, 71, 71)),
-            Verdict::Forgotten
-        );
+        assert_eq!(producers.judge(&claim(id, ONE, 71, 71)), Verdict::Forgotten);
         assert_eq!(
             producers.judge(&claim(id, TWO, 5, 5)),
             Verdict::Gap {
@@ -365,10 +359,7 @@ mod tests {
             Verdict::Duplicate(place(500))
         );
         producers.expire(id);
-        assert_eq!(
-            producers.judge(&claim(id, TWO, 1, 501)),
-            Verdict::Unknown
-        );
+        assert_eq!(producers.judge(&claim(id, TWO, 1, 501)), Verdict::Unknown);
     }
 
     #[test]
@@ -399,10 +390,7 @@ mod tests {
             producers.appended(id, ONE, ProducerSeq::new(seq), place(seq));
         }
         for seq in 72..200 {
-            assert_eq!(
-                producers.judge(&claim(id, ONE, seq, 1000)),
-                Verdict::Reused
-            );
+            assert_eq!(producers.judge(&claim(id, ONE, seq, 1000)), Verdict::Reused);
         }
         assert_eq!(
             producers.judge(&claim(id, ONE, 71, 1000)),
