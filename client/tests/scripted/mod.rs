@@ -90,6 +90,8 @@ pub enum Fate {
     StoreAndDie,
     /// Neither stored nor answered: the connection dies first.
     Die,
+    /// The connection dies, and what was sent over it arrives when [`Zone::arrive_late`] says so.
+    DieAndArriveLate,
 }
 
 pub struct Zone {
@@ -111,6 +113,7 @@ pub struct Zone {
     /// The largest that link credit was ever used, for conservation.
     pub overspent: bool,
     pub resumes: usize,
+    late: Vec<(Produce, Bytes)>,
     /// A subscription below the start is refused, not begun with a gap.
     pub strict_start: bool,
 }
@@ -144,6 +147,7 @@ impl Zone {
             time_us: 1000,
             overspent: false,
             resumes: 0,
+            late: Vec::new(),
             strict_start: false,
         }
     }
@@ -432,6 +436,11 @@ impl Zone {
                     self.session(session).closed = true;
                     return;
                 }
+                Some(Fate::DieAndArriveLate) => {
+                    self.late.push((asked, bytes));
+                    self.session(session).closed = true;
+                    return;
+                }
                 Some(Fate::Refuse(code)) => Ack::refused(request, code, 0, 0),
                 Some(Fate::StoreAndDie) | None => self.append(request, asked, &header, &bytes),
             }
@@ -663,6 +672,18 @@ impl Zone {
                 });
             }
         }
+    }
+
+    /// What dead connections still carried arrives, in the order in which it was sent. What is said to it is heard by
+    /// nobody.
+    pub fn arrive_late(&mut self) -> Vec<Ack> {
+        core::mem::take(&mut self.late)
+            .into_iter()
+            .map(|(asked, bytes)| {
+                let header = *BatchHeader::parse(&bytes).expect("a batch header");
+                self.append(MessageId::new(1), asked, &header, &bytes)
+            })
+            .collect()
     }
 
     /// Sends acknowledgements that were kept back, in this order.
