@@ -190,7 +190,9 @@ fn a_lane_follows_its_partition_though_answers_came_after_the_loss_that_they_wer
     let before = world.zone.produced_frames;
     world.push(key, "c", Some(0)).expect("credit");
     world.run_ns(5 * SECOND);
-    assert!(world.log.last().expect("settled").result.is_ok());
+    assert_eq!(world.log.len(), 3);
+    assert!(world.log[2].result.is_ok());
+    assert_eq!(world.zone.records(0), [b"lost".to_vec(), b"c".to_vec()]);
     assert_eq!(
         world.zone.produced_frames - before,
         1,
