@@ -137,7 +137,7 @@ fn before_the_handshake_only_a_small_frame_is_awaited() {
         assembler.next_frame()
     };
     assert_eq!(
-        refused(Kind::Produce, 8, FIRST_FRAME_BYTES_MAX),
+        refused(Kind::Produce, 16, FIRST_FRAME_BYTES_MAX),
         Err(ErrorCode::NotReady)
     );
     assert_eq!(refused(Kind::Hello, 90, 0), Ok(None));
