@@ -10,9 +10,10 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tiderace_base::ids::{ConnectionId, ProducerId};
-use tiderace_base::position::{ProducerEpoch, ProducerSeq};
+use tiderace_base::position::{Offset, ProducerEpoch, ProducerSeq};
 use tiderace_base::prng::Prng;
 use tiderace_client::core::connection::{Connection, Identity};
+use tiderace_client::{ErrorCode, Refusal};
 
 /// A session and what the ring is doing for it.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ struct Slot {
     batch: Prepared,
     times: Times,
     epoch: ProducerEpoch,
+    /// Which lane it was sent in.
+    lane: usize,
     in_flight: bool,
 }
 
@@ -134,6 +137,8 @@ pub(crate) struct Link {
     lanes: Lanes,
     /// Of each place: the number of its next batch.
     next_seq: Vec<u64>,
+    /// For each, an offset that the partition had reached before this epoch of the producer.
+    since: Vec<u64>,
     /// Which turn or draw is next.
     at: usize,
     producer: ProducerId,
@@ -171,6 +176,7 @@ impl Link {
                 batch: Prepared::new(plan.shape, &mut prng),
                 times: Times::default(),
                 epoch: ProducerEpoch::ZERO,
+                lane: 0,
                 in_flight: false,
             })
             .collect();
@@ -184,6 +190,7 @@ impl Link {
             allowed_ns: VecDeque::from(vec![0; plan.in_flight]),
             // Zeroed pages of many partitions cost nothing until they are used.
             next_seq: vec![0; plan.lanes.places().len()],
+            since: vec![0; plan.lanes.places().len()],
             at: match &plan.lanes {
                 Lanes::Turns(_) => 0,
                 Lanes::Drawn { draws, first } => first % draws.len(),
@@ -222,10 +229,13 @@ impl Link {
             Lanes::Turns(_) => slot.batch.stamp(stamp, []),
             Lanes::Drawn { draws, .. } => slot.batch.stamp(stamp, draws.keys(self.at)),
         };
-        let sent = self
-            .session
-            .connection
-            .produce(0, u64::from(index), bytes, place.epoch);
+        let sent = self.session.connection.produce(
+            0,
+            u64::from(index),
+            bytes,
+            place.epoch,
+            Offset::new(self.since[lane]),
+        );
         if sent.is_err() {
             return false;
         }
@@ -233,6 +243,7 @@ impl Link {
         self.allowed_ns.pop_front();
         slot.times = times;
         slot.epoch = self.epoch;
+        slot.lane = lane;
         slot.in_flight = true;
         self.next_seq[lane] += 1;
         self.at = self.lanes.following(self.at);
@@ -316,9 +327,14 @@ impl Link {
         self.release(index, now_ns)
     }
 
-    /// A batch was refused. What follows it in its epoch would be refused for the gap: a new epoch begins from zero.
-    pub(crate) fn refused(&mut self, index: u32, now_ns: u64) {
-        let epoch = self.slots[index as usize].epoch;
+    /// A batch was refused. What follows it in its epoch would be refused for the gap: a new epoch begins from zero, and
+    /// says that it is new to a partition that has forgotten producers.
+    pub(crate) fn refused(&mut self, index: u32, refusal: Refusal, now_ns: u64) {
+        let slot = &self.slots[index as usize];
+        let epoch = slot.epoch;
+        if refusal.code == ErrorCode::ProducerUnknown {
+            self.since[slot.lane] = refusal.detail_a;
+        }
         self.release(index, now_ns);
         if self.producer.get() != 0 && epoch == self.epoch {
             self.epoch = self.epoch.advance(1);

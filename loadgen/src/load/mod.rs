@@ -218,7 +218,7 @@ impl Load {
                 self.tally.acked(slot, now_ns, self.phase);
             }
             (Peer::Producer(link), Completion::ProduceRefused { token, refusal, .. }) => {
-                link.refused(token as u32, now_ns);
+                link.refused(token as u32, refusal, now_ns);
                 self.tally.refused(refusal.code);
             }
             (Peer::Subscriber(subscriber), Completion::Subscription { owner, notice, .. }) => {

@@ -364,8 +364,8 @@ fn a_refusal_begins_a_new_epoch_once() {
     saturate(&mut link, 0);
     peer.take(&mut link);
     for completion in peer.answer(&mut link, Some(ErrorCode::Busy)) {
-        if let Completion::ProduceRefused { token, .. } = completion {
-            link.refused(token as u32, 1);
+        if let Completion::ProduceRefused { token, refusal, .. } = completion {
+            link.refused(token as u32, refusal, 1);
         }
     }
     saturate(&mut link, 1);
