@@ -105,14 +105,17 @@ pub enum SendError {
     },
     /// The node refused it for good; it is not stored. Mend the record or the request.
     Refused(Refusal),
-    /// The node no longer knows this producer and the answer to this batch was lost: it may be stored. Look at the
-    /// stream before sending it again.
+    /// The answer to this batch was lost, and the node can no longer tell whether it is stored: it has forgotten producers
+    /// meanwhile, or another session writes with this producer's id. Look at the stream before sending it again.
     OutcomeUnknown,
     /// The partition lost records that had been acknowledged (a fail-over that its durability allows). This record is
     /// not stored. Decide what to send again, beginning with the lost batches.
     AckedLost(AckedLost),
     /// A producer with the same id and a higher epoch took over: this one must not write any more.
     Fenced,
+    /// This producer has begun again on this partition as often as a session can, 65535 times, each after a refusal: make
+    /// a new one. This record is not stored.
+    RestartsSpent,
     /// A record larger than a batch may be, or a key larger than a key may be: split it.
     TooLarge,
     /// The stream has no such partition.
@@ -133,10 +136,13 @@ impl fmt::Display for SendError {
             } => f.write_str("not sent within the deadline; it is not stored"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::OutcomeUnknown => {
-                f.write_str("the node forgot this producer; the record may be stored")
+                f.write_str("the node cannot tell any more; the record may be stored")
             }
             Self::AckedLost(lost) => lost.fmt(f),
             Self::Fenced => f.write_str("a newer session of this producer took over"),
+            Self::RestartsSpent => {
+                f.write_str("the producer has begun again too often: make a new one")
+            }
             Self::TooLarge => f.write_str("the record is larger than a batch may be"),
             Self::NoSuchPartition => f.write_str("the stream has no such partition"),
             Self::Stream(error) => error.fmt(f),

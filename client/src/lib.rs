@@ -46,6 +46,7 @@ pub use crate::core::backoff::Backoff;
 pub use crate::core::batch::{Batch, RecordView, Records};
 pub use crate::core::consumer::{From, Item};
 pub use crate::core::engine::Place;
+pub use crate::core::producer::SessionEpoch;
 pub use driver::{
     Ack, AckFuture, Client, Consumer, Options, Partition, Producer, ProducerOptions, StreamInfo,
     StreamOptions, Subscribe, TrySendError,
@@ -54,6 +55,6 @@ pub use error::{AckedLost, ConsumeError, Refusal, RequestError, SendError, Viola
 pub use record::Record;
 pub use tiderace_base::catalogue::{Durability, Retention, Stream};
 pub use tiderace_base::ids::{PartitionIndex, ProducerId, StreamId, TenantId};
-pub use tiderace_base::position::{Epoch, Offset, ProducerEpoch};
+pub use tiderace_base::position::{Epoch, Offset};
 pub use tiderace_wire::body::BodyError;
 pub use tiderace_wire::error::{ErrorCode, Retry};

@@ -171,7 +171,7 @@ fn a_forgotten_idle_producer_goes_on_in_its_next_epoch() {
     let key = world.producer(|_| {});
     world.push(key, "before", None).expect("credit");
     world.settle();
-    world.zone.logs[0].windows.clear();
+    world.zone.logs[0].forget();
     world.push(key, "after", None).expect("credit");
     world.run_ns(5 * SECOND);
     assert!(world.log.iter().all(|settled| settled.result.is_ok()));
@@ -191,7 +191,7 @@ fn a_forgotten_producer_with_a_lost_answer_is_never_sent_twice() {
     world.zone.fates.push_back(Fate::StoreAndDie);
     world.push(key, "second", None).expect("credit");
     world.settle();
-    world.zone.logs[0].windows.clear();
+    world.zone.logs[0].forget();
     world.run_ns(5 * SECOND);
     assert_eq!(world.log[1].result, Err(SendError::OutcomeUnknown));
     assert_eq!(world.zone.records(0).len(), 2);

@@ -78,9 +78,9 @@ codes! {
     BatchBody = 32, Never, stays, "The body is not an archive of as many records as the header says.";
     BatchTooLarge = 33, Never, stays, "The body is empty or larger than the limit: send smaller batches.";
     SequenceGap = 34, Later, stays, "A batch of this producer is missing: detail_a is the sequence that is expected next.";
-    ProducerUnknown = 35, Never, stays, "The producer was forgotten: go on under a new producer epoch, from sequence 0.";
+    ProducerUnknown = 35, Never, stays, "The producer is not known here, or may have been forgotten: go on under a new producer epoch, from sequence 0. detail_a is the offset to name as since.";
     ProducerFenced = 36, Never, stays, "A higher epoch of this producer has begun: this session of it has ended.";
-    DuplicateForgotten = 37, Never, stays, "A repeat so old that its acknowledgement is no longer known: it was appended once.";
+    DuplicateForgotten = 37, Never, stays, "A number so old that its acknowledgement is no longer known: a batch of this number was appended once.";
     ReadOnly = 38, Later, stays, "The disk is full: free some; it recovers by itself.";
     CodecRefused = 39, Never, stays, "The stream does not take this codec: send the body uncompressed.";
     OffsetBelowStart = 40, Never, stays, "The offset is no longer kept: detail_a is the first that is.";
@@ -91,6 +91,7 @@ codes! {
     Damaged = 45, Later, stays, "Records cannot be read here: detail_a to detail_b are the offsets; another replica may have them.";
     Draining = 46, Reconnect, stays, "The node is going away: connect to another.";
     DurabilityUnavailable = 47, Later, stays, "Too few replicas are reachable for the stream's durability.";
+    SequenceReused = 48, Never, stays, "Another batch was appended under this number: somebody else writes with this producer id and epoch. Take another id.";
 }
 
 impl fmt::Display for ErrorCode {

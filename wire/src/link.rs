@@ -95,10 +95,10 @@ kinds! {
     StreamListing = 23, ToClient, 12 ..= CONTROL_BYTES_MAX, None, "Streams in the order of their paths; one page.";
     StreamDelete = 24, ToNode, 8 ..= 8, None, "Deletes a stream.";
     StreamDeleted = 25, ToClient, 8 ..= 8, None, "The stream is gone.";
-    Produce = 32, ToNode, 8 ..= 8, One, "One batch to append.";
+    Produce = 32, ToNode, 16 ..= 16, One, "One batch to append.";
     Produced = 33, ToClient, 36 ..= 32772, None, "Acknowledgements, as many as were due.";
     ProduceResume = 34, ToNode, 48 ..= 48, None, "Asks what a partition remembers of a producer.";
-    ProduceResumed = 35, ToClient, 32 ..= 32, None, "What the partition remembers of the producer.";
+    ProduceResumed = 35, ToClient, 40 ..= 40, None, "What the partition remembers of the producer.";
     AckedLost = 36, ToClient, 48 ..= 48, None, "Batches that were acknowledged and are gone.";
     Subscribe = 40, ToNode, 48 ..= 48, None, "Begins a subscription, with its first credit.";
     Subscribed = 41, ToClient, 40 ..= 40, None, "The subscription has begun.";

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tiderace_base::ids::MessageId;
 use tiderace_base::limits::{FIRST_FRAME_BYTES_MAX, RECEIVE_BUFFERS_HELD_MAX};
-use tiderace_base::position::Epoch;
+use tiderace_base::position::{Epoch, Offset};
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Hello, Ping, Produce, StreamList};
@@ -27,6 +27,7 @@ fn stream(sizes: &[usize]) -> (Vec<u8>, Vec<(Kind, Vec<u8>)>) {
             let produce = Produce {
                 epoch: Epoch::new(index as u32),
                 produce_slot: 0,
+                since: Offset::ZERO,
             };
             produce.encode(&mut out, id, Flags::NONE, *size);
             let batch: Vec<u8> = (0..*size).map(|at| (at * 7 + index) as u8).collect();
@@ -136,7 +137,7 @@ fn before_the_handshake_only_a_small_frame_is_awaited() {
         assembler.next_frame()
     };
     assert_eq!(
-        refused(Kind::Produce, 8, FIRST_FRAME_BYTES_MAX),
+        refused(Kind::Produce, 16, FIRST_FRAME_BYTES_MAX),
         Err(ErrorCode::NotReady)
     );
     assert_eq!(refused(Kind::Hello, 90, 0), Ok(None));

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tiderace_base::ids::{BootId, MessageId, NodeId, ShardId, StreamId, SubscriptionId, ZoneId};
 use tiderace_base::limits::{HANDSHAKE_NS_MAX, UNCREDITED_OUTSTANDING_MAX};
-use tiderace_base::position::{CatalogueVersion, Epoch};
+use tiderace_base::position::{CatalogueVersion, Epoch, Offset};
 use tiderace_base::time::Mono;
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
 use tiderace_wire::credit::{Amount, Granter, Spender};
@@ -57,6 +57,7 @@ fn produce(id: u64, batch_bytes: usize) -> Frame {
     let produce = Produce {
         epoch: Epoch::ZERO,
         produce_slot: 0,
+        since: Offset::ZERO,
     };
     frame(|out| {
         produce.encode(out, MessageId::new(id), Flags::NONE, batch_bytes);
@@ -464,7 +465,7 @@ fn a_client_refuses_a_delivery_before_the_welcome() {
     let deliver = Deliver {
         subscription: SubscriptionId::new(1),
         epoch: Epoch::ZERO,
-        end_offset: tiderace_base::position::Offset::ZERO,
+        end_offset: Offset::ZERO,
     };
     let deliver = frame(|out| {
         deliver.encode(out, MessageId::new(1), Flags::NONE, 200);

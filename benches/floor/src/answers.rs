@@ -128,6 +128,7 @@ impl Answers {
                     epoch: EPOCH,
                     last_seq: ProducerSeq::ZERO,
                     last_offset: Offset::ZERO,
+                    end: Offset::ZERO,
                 }
                 .encode(out, id);
                 Ok(())

@@ -13,7 +13,7 @@ use tiderace_base::ids::{
 use tiderace_base::limits::MIB;
 use tiderace_base::mesh::Peer;
 use tiderace_base::operation::{Effect, Effects, Event, Machine};
-use tiderace_base::position::Epoch;
+use tiderace_base::position::{Epoch, Offset};
 use tiderace_base::time::{Mono, Now, Wall};
 use tiderace_client::core::connection::{Answer, Completion, Connection, Identity, Notice};
 use tiderace_client::core::consumer::From;
@@ -303,7 +303,9 @@ impl Client {
 
     /// Hands a batch to the session. False when there is no credit.
     pub fn produce(&mut self, batch: &Bytes, epoch: Epoch) -> bool {
-        self.session.produce(0, 0, batch, epoch).is_ok()
+        self.session
+            .produce(0, 0, batch, epoch, Offset::ZERO)
+            .is_ok()
     }
 
     /// What was produced reaches the node with its next turn.

@@ -1,7 +1,7 @@
 //! What a session says to its owner, as values: answers, acknowledgements, news of subscriptions, and why something was
 //! not sent. Each accepted request has exactly one of them.
 
-use crate::core::producer::Placed;
+use crate::core::producer::{Placed, Reached};
 use crate::error::Refusal;
 use bytes::Bytes;
 use tiderace_base::catalogue::Stream;
@@ -28,6 +28,8 @@ pub enum Answer {
     Resumed {
         /// The last batch that it holds.
         last_seq: Option<ProducerSeq>,
+        /// Where the partition ends.
+        reached: Reached,
     },
     /// An offset by time; `None`: everything is older.
     OffsetOfTime {

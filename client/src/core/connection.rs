@@ -12,14 +12,14 @@ use crate::core::consumer::From;
 use crate::core::engine::Request;
 use crate::core::outbox::Outbox;
 use crate::core::outstanding::Outstanding;
-use crate::core::producer::Placed;
+use crate::core::producer::{Placed, Reached};
 use crate::core::question;
 use crate::error::{Refusal, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::ids::{MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits;
-use tiderace_base::position::Epoch;
+use tiderace_base::position::{Epoch, Offset};
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::credit::{Amount, Spender};
@@ -178,6 +178,7 @@ impl Connection {
         token: u64,
         bytes: &Bytes,
         epoch: Epoch,
+        since: Offset,
     ) -> Result<(), SendRefused> {
         if self.state != State::Open {
             return Err(SendRefused::NotOpen);
@@ -191,6 +192,7 @@ impl Connection {
         let produce = Produce {
             epoch,
             produce_slot: 0,
+            since,
         };
         let id = self.next_id();
         self.out.frame(PRODUCE_BYTES, |out| {
@@ -565,8 +567,14 @@ impl Connection {
                 self.answer(deleted.request, kind, Answer::Deleted, out)
             }
             Control::ProduceResumed(resumed) => {
-                let last_seq = resumed.known.then_some(resumed.last_seq);
-                self.answer(resumed.request, kind, Answer::Resumed { last_seq }, out)
+                let answer = Answer::Resumed {
+                    last_seq: resumed.known.then_some(resumed.last_seq),
+                    reached: Reached {
+                        epoch: resumed.epoch,
+                        offset: resumed.end,
+                    },
+                };
+                self.answer(resumed.request, kind, answer, out)
             }
             Control::OffsetOfTime(found) => {
                 let answer = Answer::OffsetOfTime {

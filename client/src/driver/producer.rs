@@ -4,7 +4,7 @@
 use super::client::nanoseconds;
 use super::{Client, Outcome, Place, Shared, Unsettled, entropy};
 use crate::core::engine::ProducerKey;
-use crate::core::producer::{PushError, Settings, Settled, Ticket};
+use crate::core::producer::{PushError, SessionEpoch, Settings, Settled, Ticket};
 use crate::error::SendError;
 use crate::record::Record;
 use core::fmt;
@@ -13,14 +13,16 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::sync::Arc;
 use tiderace_base::ids::{PartitionIndex, ProducerId};
-use tiderace_base::position::{Epoch, Offset, ProducerEpoch};
+use tiderace_base::position::{Epoch, Offset};
 
 /// How a producer batches, how much it holds and how long it waits.
 #[derive(Clone, Debug)]
 pub struct ProducerOptions {
-    /// Who it is, for exact retries across processes: with the same id and a higher epoch a new process takes over from
-    /// an old one. `None`: a new random id.
-    pub id: Option<(ProducerId, ProducerEpoch)>,
+    /// Who it is. A process that takes over from another one has its id and a higher session: from its first stored record
+    /// in a partition on, the other one is fenced there, for as long as the partition remembers the id (1024 others may
+    /// write before it is forgotten). Two sessions must never share a number: what the second sends then fails as refused
+    /// with `SequenceReused`, or stands among what the first sends. `None`: a new random id.
+    pub id: Option<(ProducerId, SessionEpoch)>,
     /// Bytes of records in one batch, at most.
     pub batch_bytes_max: usize,
     /// Records of one batch, at most.
@@ -135,13 +137,13 @@ impl Client {
     /// A producer for the stream at `path`. It learns about the stream in the background: the first send waits for it.
     #[must_use]
     pub fn producer(&self, path: &str, options: ProducerOptions) -> Producer {
-        let (id, epoch) = options.id.unwrap_or_else(|| {
+        let (id, session) = options.id.unwrap_or_else(|| {
             let random = u128::from(entropy()) << 64 | u128::from(entropy() | 1);
-            (ProducerId::new(random), ProducerEpoch::new(1))
+            (ProducerId::new(random), SessionEpoch::new(1))
         });
         let settings = Settings {
             id,
-            epoch,
+            session,
             batch_bytes_max: options.batch_bytes_max,
             batch_records_max: options.batch_records_max,
             eager_inflight: options.eager_inflight,

@@ -36,8 +36,8 @@ pub const PATH: &str = "shop/orders";
 pub struct Window {
     pub epoch: u32,
     pub next_seq: u64,
-    /// Offset of each batch, by its number.
-    pub batches: BTreeMap<u64, u64>,
+    /// Offset and producer's checksum of each batch, by its number.
+    pub batches: BTreeMap<u64, (u64, u32)>,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -49,6 +49,18 @@ pub struct Log {
     pub leader: usize,
     pub epoch: u32,
     pub windows: BTreeMap<u128, Window>,
+    /// No batch of a forgotten producer stands at or past it.
+    pub forgotten_end: u64,
+}
+
+impl Log {
+    /// Forgets every producer.
+    pub fn forget(&mut self) {
+        let last = self.windows.values().flat_map(|w| w.batches.values());
+        let last = last.map(|(base, _)| base + 1).max().unwrap_or(0);
+        self.forgotten_end = self.forgotten_end.max(last);
+        self.windows.clear();
+    }
 }
 
 struct Sub {
@@ -78,6 +90,8 @@ pub enum Fate {
     StoreAndDie,
     /// Neither stored nor answered: the connection dies first.
     Die,
+    /// The connection dies, and what was sent over it arrives when [`Zone::arrive_late`] says so.
+    DieAndArriveLate,
 }
 
 pub struct Zone {
@@ -99,6 +113,7 @@ pub struct Zone {
     /// The largest that link credit was ever used, for conservation.
     pub overspent: bool,
     pub resumes: usize,
+    late: Vec<(Produce, Bytes)>,
     /// A subscription below the start is refused, not begun with a gap.
     pub strict_start: bool,
 }
@@ -132,6 +147,7 @@ impl Zone {
             time_us: 1000,
             overspent: false,
             resumes: 0,
+            late: Vec::new(),
             strict_start: false,
         }
     }
@@ -352,7 +368,7 @@ impl Zone {
                 };
                 self.with(session, |out, id| answer.encode(out, id));
             }
-            Control::Produce(_) => self.produce(session, request, frame),
+            Control::Produce(asked) => self.produce(session, request, asked, frame),
             Control::ProduceResume(asked) => {
                 self.resumes += 1;
                 let log = &self.logs[asked.partition.get() as usize];
@@ -365,6 +381,7 @@ impl Zone {
                     epoch: Epoch::new(log.epoch),
                     last_seq: ProducerSeq::new(window.map_or(0, |window| window.next_seq - 1)),
                     last_offset: Offset::ZERO,
+                    end: Offset::new(log.end),
                 };
                 self.with(session, |out, id| resumed.encode(out, id));
             }
@@ -395,7 +412,7 @@ impl Zone {
         }
     }
 
-    fn produce(&mut self, session: u64, request: MessageId, frame: &Frame) {
+    fn produce(&mut self, session: u64, request: MessageId, asked: Produce, frame: &Frame) {
         self.produced_frames += 1;
         let bytes = frame.batch.clone().into_contiguous();
         let amount = Amount::batch(bytes.len() as u64);
@@ -419,8 +436,13 @@ impl Zone {
                     self.session(session).closed = true;
                     return;
                 }
+                Some(Fate::DieAndArriveLate) => {
+                    self.late.push((asked, bytes));
+                    self.session(session).closed = true;
+                    return;
+                }
                 Some(Fate::Refuse(code)) => Ack::refused(request, code, 0, 0),
-                Some(Fate::StoreAndDie) | None => self.append(request, &header, &bytes),
+                Some(Fate::StoreAndDie) | None => self.append(request, asked, &header, &bytes),
             }
         };
         if fate == Some(Fate::StoreAndDie) {
@@ -465,37 +487,62 @@ impl Zone {
         }
     }
 
-    fn append(&mut self, request: MessageId, header: &BatchHeader, bytes: &Bytes) -> Ack {
+    fn append(
+        &mut self,
+        request: MessageId,
+        asked: Produce,
+        header: &BatchHeader,
+        bytes: &Bytes,
+    ) -> Ack {
         self.time_us += 1;
         let time_us = self.time_us;
         let log = &mut self.logs[header.partition().get() as usize];
-        let known = log.windows.contains_key(&header.producer_id().get());
-        let window = log.windows.entry(header.producer_id().get()).or_default();
+        if asked.epoch.get() != log.epoch && asked.epoch != Epoch::ZERO {
+            return Ack::refused(request, ErrorCode::FencedEpoch, u64::from(log.epoch), 0);
+        }
+        let known = log.windows.get(&header.producer_id().get());
         let (epoch, seq) = (header.producer_epoch().get(), header.producer_seq().get());
-        if epoch < window.epoch {
+        if known.is_some_and(|window| epoch < window.epoch) {
             return Ack::refused(request, ErrorCode::ProducerFenced, 0, 0);
         }
-        if epoch > window.epoch {
+        if known.is_none_or(|window| epoch > window.epoch) {
             if seq != 0 {
-                if !known {
-                    log.windows.remove(&header.producer_id().get());
-                }
-                return Ack::refused(request, ErrorCode::ProducerUnknown, 0, 0);
+                return match known {
+                    Some(_) => Ack::refused(request, ErrorCode::SequenceGap, 0, 0),
+                    None => Ack::refused(request, ErrorCode::ProducerUnknown, log.end, 0),
+                };
             }
-            *window = Window {
+            // P-19
+            let since = if asked.epoch == Epoch::ZERO {
+                0
+            } else {
+                asked.since.get()
+            };
+            if since < log.forgotten_end {
+                return Ack::refused(request, ErrorCode::ProducerUnknown, log.end, 0);
+            }
+            let window = Window {
                 epoch,
                 ..Window::default()
             };
+            log.windows.insert(header.producer_id().get(), window);
         }
+        let window = log.windows.entry(header.producer_id().get()).or_default();
         let mut flags = AckFlags::NONE;
-        let base = if let Some(base) = window.batches.get(&seq) {
+        let base = if let Some((base, crc)) = window.batches.get(&seq) {
+            // P-18
+            if *crc != header.producer_crc() {
+                return Ack::refused(request, ErrorCode::SequenceReused, 0, 0);
+            }
             flags = AckFlags::DUPLICATE;
             *base
+        } else if seq < window.next_seq {
+            return Ack::refused(request, ErrorCode::DuplicateForgotten, 0, 0);
         } else if seq != window.next_seq {
             return Ack::refused(request, ErrorCode::SequenceGap, window.next_seq, 0);
         } else {
             let base = log.end;
-            window.batches.insert(seq, base);
+            window.batches.insert(seq, (base, header.producer_crc()));
             window.next_seq += 1;
             log.end += u64::from(header.record_count());
             let mut stored = BytesMut::from(&bytes[..]);
@@ -625,6 +672,18 @@ impl Zone {
                 });
             }
         }
+    }
+
+    /// What dead connections still carried arrives, in the order in which it was sent. What is said to it is heard by
+    /// nobody.
+    pub fn arrive_late(&mut self) -> Vec<Ack> {
+        core::mem::take(&mut self.late)
+            .into_iter()
+            .map(|(asked, bytes)| {
+                let header = *BatchHeader::parse(&bytes).expect("a batch header");
+                self.append(MessageId::new(1), asked, &header, &bytes)
+            })
+            .collect()
     }
 
     /// Sends acknowledgements that were kept back, in this order.

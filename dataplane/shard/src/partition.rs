@@ -162,6 +162,8 @@ pub struct Appended {
     pub producer_epoch: ProducerEpoch,
     /// The producer's sequence.
     pub producer_seq: ProducerSeq,
+    /// The checksum over what its producer wrote.
+    pub producer_crc: u32,
     /// The end of its entry.
     pub end: Lsn,
 }
@@ -180,6 +182,7 @@ impl Appended {
             producer: header.producer_id(),
             producer_epoch: header.producer_epoch(),
             producer_seq: header.producer_seq(),
+            producer_crc: header.producer_crc(),
             end,
         }
     }
@@ -210,6 +213,7 @@ impl Durable {
                 base_offset: batch.base,
                 append_time_us: batch.append_time_us,
                 end: batch.end,
+                producer_crc: batch.producer_crc,
             };
             self.producers.appended(
                 batch.producer,
@@ -246,6 +250,7 @@ impl Durable {
             }
         }
         put_count(into, self.producers.known().len());
+        into.extend_from_slice(&self.producers.forgotten_end().get().to_le_bytes());
     }
 
     /// Encodes one group of the partition's producers as a cell's value.
@@ -265,6 +270,7 @@ impl Durable {
                 ] {
                     into.extend_from_slice(&word.to_le_bytes());
                 }
+                into.extend_from_slice(&place.producer_crc.to_le_bytes());
             }
         }
     }
@@ -298,7 +304,10 @@ impl Durable {
         }
         durable.marks = Marks::restored(marks)?;
         let producers = reader.count()?;
-        let sound = reader.0.is_empty() && durable.start <= durable.end;
+        durable.producers = Producers::restored(Offset::new(reader.u64()?));
+        let sound = reader.0.is_empty()
+            && durable.start <= durable.end
+            && durable.producers.forgotten_end() <= durable.end;
         (sound && producers <= PRODUCERS_PER_PARTITION_MAX).then_some((durable, producers))
     }
 }
@@ -313,7 +322,10 @@ pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
         let epoch = ProducerEpoch::new(reader.u32()?);
         let last_seq = ProducerSeq::new(reader.u64()?);
         let places = reader.count()?;
-        if places > PRODUCER_WINDOW || places as u64 > last_seq.get().saturating_add(1) {
+        if places == 0
+            || places > PRODUCER_WINDOW
+            || places as u64 > last_seq.get().saturating_add(1)
+        {
             return None;
         }
         let mut window = VecDeque::with_capacity(places);
@@ -322,6 +334,7 @@ pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
                 base_offset: Offset::new(reader.u64()?),
                 append_time_us: reader.u64()?,
                 end: Lsn::new(reader.u64()?),
+                producer_crc: reader.u32()?,
             });
         }
         producers.push(Producer {
@@ -335,7 +348,7 @@ pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
 }
 
 const _: () = assert!(
-    2 + PRODUCERS_PER_CELL * (30 + 24 * PRODUCER_WINDOW) <= tiderace_storage::CELL_VALUE_BYTES_MAX,
+    2 + PRODUCERS_PER_CELL * (30 + 28 * PRODUCER_WINDOW) <= tiderace_storage::CELL_VALUE_BYTES_MAX,
     "a group of producers fits a cell"
 );
 
@@ -446,10 +459,14 @@ mod tests {
                 producer: ProducerId::new(who as u128),
                 producer_epoch: ProducerEpoch::new(1),
                 producer_seq: ProducerSeq::new(seqs[who]),
+                producer_crc: n as u32 * 3,
                 end: Lsn::new(4096 * (n + 1)),
             };
             seqs[who] += 1;
             durable.append(&batch, Some(&stream));
+        }
+        if prng.chance(1, 2) {
+            durable.producers.expire(ProducerId::new(1));
         }
         durable
     }

@@ -4,7 +4,7 @@
 
 use crate::partition::{Appended, Partition, Recent};
 use crate::partitions::Index;
-use crate::producer::{Remembered, Verdict};
+use crate::producer::{Claim, Remembered, Verdict};
 use crate::shard::{Forwarded, Phase, Shard};
 use crate::undurable::{Pending, Waiter, Waiting};
 use bytes::Bytes;
@@ -107,7 +107,7 @@ impl Shard {
         }
         let idempotent = header.attributes().is_idempotent();
         if idempotent {
-            if let Some(earlier) = self.judge(index, &header)? {
+            if let Some(earlier) = self.judge(index, &header, produce)? {
                 return Ok(earlier);
             }
             self.make_way(now, index, &header, pieces)?;
@@ -192,6 +192,7 @@ impl Shard {
             base_offset,
             append_time_us,
             end: placed.end,
+            producer_crc: header.producer_crc(),
         };
         Ok(Accepted {
             partition: index,
@@ -288,15 +289,28 @@ impl Shard {
     }
 
     /// Judges an idempotent batch: `None` when it is the next, its earlier place when it was appended before.
-    fn judge(&mut self, index: Index, header: &BatchHeader) -> Result<Option<Accepted>, Rejected> {
-        let (id, epoch, seq) = (
-            header.producer_id(),
-            header.producer_epoch(),
-            header.producer_seq(),
-        );
+    fn judge(
+        &mut self,
+        index: Index,
+        header: &BatchHeader,
+        produce: Produce,
+    ) -> Result<Option<Accepted>, Rejected> {
+        // An offset says nothing without the epoch in which it was reached: what came after it may have been lost since.
+        let since = if produce.epoch == Epoch::ZERO {
+            Offset::ZERO
+        } else {
+            produce.since
+        };
+        let claim = Claim {
+            id: header.producer_id(),
+            epoch: header.producer_epoch(),
+            seq: header.producer_seq(),
+            producer_crc: header.producer_crc(),
+            since,
+        };
         let partition = self.partitions.at(index);
         let producers = &partition.durable.producers;
-        match producers.judge(id, epoch, seq) {
+        match producers.judge(&claim) {
             Verdict::Append => Ok(None),
             Verdict::Duplicate(place) => {
                 let placed_epoch = partition
@@ -326,7 +340,11 @@ impl Shard {
                 code: ErrorCode::SequenceGap,
                 detail: due.get(),
             }),
-            Verdict::Unknown => Err(Rejected::code(ErrorCode::ProducerUnknown)),
+            Verdict::Reused => Err(Rejected::code(ErrorCode::SequenceReused)),
+            Verdict::Unknown => Err(Rejected::Error {
+                code: ErrorCode::ProducerUnknown,
+                detail: partition.durable.end.get(),
+            }),
             Verdict::Fenced { newest } => Err(Rejected::Error {
                 code: ErrorCode::ProducerFenced,
                 detail: u64::from(newest.get()),

@@ -319,6 +319,7 @@ impl Shard {
             last_offset: known
                 .and_then(|producer| producer.window.back())
                 .map_or(Offset::ZERO, |last| last.base_offset),
+            end: held.map_or(Offset::ZERO, |held| held.durable.end),
         };
         conn.push_reply(|id, out| reply.encode(out, id));
     }

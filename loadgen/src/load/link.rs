@@ -8,9 +8,10 @@ use crate::setup::Place;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use tiderace_base::ids::{ConnectionId, PartitionKey, ProducerId, StreamId};
-use tiderace_base::position::{Epoch, ProducerEpoch, ProducerSeq};
+use tiderace_base::position::{Epoch, Offset, ProducerEpoch, ProducerSeq};
 use tiderace_base::prng::Prng;
 use tiderace_client::core::connection::{Connection, Identity};
+use tiderace_client::{ErrorCode, Refusal};
 
 /// A session and what the ring is doing for it.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ struct Slot {
     batch: Prepared,
     times: Times,
     epoch: ProducerEpoch,
+    /// Which lane it was sent in.
+    lane: usize,
     in_flight: bool,
 }
 
@@ -66,6 +69,8 @@ struct Lane {
     key: PartitionKey,
     slot_epoch: Epoch,
     next_seq: ProducerSeq,
+    /// An offset that the partition had reached before this epoch of the producer.
+    since: Offset,
 }
 
 /// What came of sending a batch that is due.
@@ -127,6 +132,7 @@ impl Link {
                 batch: Prepared::new(plan.shape, &mut prng),
                 times: Times::default(),
                 epoch: ProducerEpoch::ZERO,
+                lane: 0,
                 in_flight: false,
             })
             .collect();
@@ -146,6 +152,7 @@ impl Link {
                     },
                     slot_epoch: place.epoch,
                     next_seq: ProducerSeq::ZERO,
+                    since: Offset::ZERO,
                 })
                 .collect(),
             next_lane: 0,
@@ -177,16 +184,20 @@ impl Link {
             seq: lane.next_seq,
             time_us: (times.intended_ns / 1000).saturating_add_signed(wall_offset_us),
         });
-        let sent = self
-            .session
-            .connection
-            .produce(0, u64::from(index), bytes, lane.slot_epoch);
+        let sent = self.session.connection.produce(
+            0,
+            u64::from(index),
+            bytes,
+            lane.slot_epoch,
+            lane.since,
+        );
         if sent.is_err() {
             return false;
         }
         self.free.pop_front();
         slot.times = times;
         slot.epoch = self.epoch;
+        slot.lane = self.next_lane;
         slot.in_flight = true;
         lane.next_seq = lane.next_seq.advance(1);
         self.next_lane = (self.next_lane + 1) % self.lanes.len();
@@ -253,9 +264,14 @@ impl Link {
         self.release(index)
     }
 
-    /// A batch was refused. What follows it in its epoch would be refused for the gap: a new epoch begins from zero.
-    pub(crate) fn refused(&mut self, index: u32) {
-        let epoch = self.slots[index as usize].epoch;
+    /// A batch was refused. What follows it in its epoch would be refused for the gap: a new epoch begins from zero, and
+    /// says that it is new to a partition that has forgotten producers.
+    pub(crate) fn refused(&mut self, index: u32, refusal: Refusal) {
+        let slot = &self.slots[index as usize];
+        let epoch = slot.epoch;
+        if refusal.code == ErrorCode::ProducerUnknown {
+            self.lanes[slot.lane].since = Offset::new(refusal.detail_a);
+        }
         self.release(index);
         if self.producer.get() != 0 && epoch == self.epoch {
             self.epoch = self.epoch.advance(1);

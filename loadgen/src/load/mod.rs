@@ -199,7 +199,7 @@ impl Load {
                 self.tally.acked(slot, now_ns, self.phase);
             }
             (Peer::Producer(link), Completion::ProduceRefused { token, refusal, .. }) => {
-                link.refused(token as u32);
+                link.refused(token as u32, refusal);
                 self.tally.refused(refusal.code);
             }
             (Peer::Subscriber(subscriber), Completion::Subscription { owner, notice, .. }) => {

@@ -241,8 +241,8 @@ fn a_refusal_begins_a_new_epoch_once() {
     link.saturate(0, 0);
     peer.take(&mut link);
     for completion in peer.answer(&mut link, Some(ErrorCode::Busy)) {
-        if let Completion::ProduceRefused { token, .. } = completion {
-            link.refused(token as u32);
+        if let Completion::ProduceRefused { token, refusal, .. } = completion {
+            link.refused(token as u32, refusal);
         }
     }
     link.saturate(1, 0);

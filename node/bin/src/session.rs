@@ -141,6 +141,7 @@ pub(crate) fn send_failure(stream: &str, error: &SendError) -> Failure {
         SendError::Closed
         | SendError::OutcomeUnknown
         | SendError::Fenced
+        | SendError::RestartsSpent
         | SendError::TooLarge
         | SendError::NoSuchPartition => Failure::new(Exit::Failed, format!("{stream}: {error}")),
     }

@@ -404,6 +404,7 @@ pub fn controls() -> Vec<Control<'static>> {
         Control::Produce(Produce {
             epoch: EPOCH,
             produce_slot: 37,
+            since: Offset::new(70),
         }),
         Control::Produced(Produced::decode(&ACKS).expect("the samples are well formed")),
         Control::ProduceResume(ProduceResume {
@@ -420,6 +421,7 @@ pub fn controls() -> Vec<Control<'static>> {
             epoch: EPOCH,
             last_seq: ProducerSeq::new(40),
             last_offset: Offset::new(41),
+            end: Offset::new(71),
         }),
         Control::AckedLost(AckedLost {
             stream: stream_id,

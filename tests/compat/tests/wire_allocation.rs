@@ -120,7 +120,7 @@ fn a_large_frame_that_dribbles_in_costs_what_arrived_of_it() {
         Kind::Produce,
         Flags::NONE,
         MessageId::new(1),
-        &[0; 8],
+        &[0; 16],
         BATCH_BYTES_MAX,
     );
     let mut assembler = Assembler::new(Receiver::Node);

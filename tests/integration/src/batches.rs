@@ -56,8 +56,15 @@ pub fn seal_control(frame: &mut [u8]) {
 /// A produce frame. Epoch zero: the producer does not know any.
 #[must_use]
 pub fn produce(id: MessageId, epoch: u32, batch: &[u8]) -> Vec<u8> {
-    let mut control = [0; 8];
+    produce_since(id, epoch, 0, batch)
+}
+
+/// A produce frame that says how far the partition had come when its producer began.
+#[must_use]
+pub fn produce_since(id: MessageId, epoch: u32, since: u64, batch: &[u8]) -> Vec<u8> {
+    let mut control = [0; 16];
     put_u32(&mut control, 0, epoch);
+    put_u64(&mut control, 8, since);
     frame(Kind::Produce, id, &control, batch)
 }
 

@@ -100,14 +100,14 @@ fn what_is_no_frame_ends_the_connection_with_its_code() {
         (
             "a batch of 4 GiB",
             changed(
-                batches::frame(Kind::Produce, FRESH, &[0; 8], &[0; 200]),
+                batches::frame(Kind::Produce, FRESH, &[0; 16], &[0; 200]),
                 |frame| batches::put_u32(frame, 20, u32::MAX),
             ),
             ErrorCode::BadLength,
         ),
         (
             "a produce without a batch",
-            batches::frame(Kind::Produce, FRESH, &[0; 8], &[]),
+            batches::frame(Kind::Produce, FRESH, &[0; 16], &[]),
             ErrorCode::BadLength,
         ),
         (

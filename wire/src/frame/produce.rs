@@ -17,11 +17,14 @@ pub const PRODUCE_FRONT_BYTES: usize = LINK_HEADER_BYTES + Produce::BYTES + BATC
 
 fixed!(
     /// One batch to append.
-    pub struct Produce [8] {
+    pub struct Produce [16] {
         /// The slot's epoch as the producer knows it; zero when it does not.
         epoch: Epoch;
         /// Which produce slot's credit is spent beside the link's.
         produce_slot: u32;
+        /// An offset that the partition's end had reached in this epoch when the producer began to number its batches;
+        /// zero when it knows none. Means nothing where `epoch` is zero.
+        since: Offset;
     }
 );
 
@@ -235,7 +238,7 @@ fixed!(
 
 fixed!(
     /// What the partition remembers of the producer.
-    pub struct ProduceResumed [32] {
+    pub struct ProduceResumed [40] {
         /// The request.
         request: MessageId;
         /// Whether it remembers anything of this producer and epoch.
@@ -246,6 +249,8 @@ fixed!(
         last_seq: ProducerSeq;
         /// The offset of that batch's first record.
         last_offset: Offset;
+        /// The partition's next offset: the `since` of a producer that begins now.
+        end: Offset;
     }
 );
 

@@ -17,7 +17,7 @@ pub(super) struct ProducerEntry {
     /// Made when the stream is known.
     producer: Option<Producer>,
     failed: Option<SendError>,
-    /// By partition: the link that carries it, and how often in a row it was refused.
+    /// By partition: the link that carries it, and how often in a row it had to wait.
     lanes: Vec<LaneLink>,
     /// Somebody was told that there is no credit.
     wanting: bool,
@@ -30,7 +30,6 @@ pub(super) struct ProducerEntry {
 #[derive(Clone, Copy, Default, Debug)]
 struct LaneLink {
     link: Option<u32>,
-    under_way: u32,
     attempt: u32,
 }
 
@@ -295,10 +294,10 @@ impl Engine {
                     let Some(connection) = &mut target.connection else {
                         return;
                     };
-                    match connection.produce(index, dispatch.token, &dispatch.bytes, epoch) {
+                    let since = dispatch.since.within(epoch);
+                    match connection.produce(index, dispatch.token, &dispatch.bytes, epoch, since) {
                         Ok(()) => {
                             producer.sent(PartitionIndex::new(partition));
-                            self.set_lane(index, partition, |lane| lane.under_way += 1);
                             self.mark_dirty(link);
                         }
                         Err(SendRefused::NoCredit) => {
@@ -360,8 +359,9 @@ impl Engine {
         let entry = self.producers[index as usize].as_ref()?;
         let route = entry.route;
         let lane = entry.lanes[partition as usize];
+        let producer = entry.producer.as_ref()?;
         if let Some(link) = lane.link
-            && lane.under_way > 0
+            && producer.under_way(PartitionIndex::new(partition)) > 0
         {
             return Some(link);
         }
@@ -389,10 +389,7 @@ impl Engine {
         let Some((route, partition)) = self.answer_of(owner, token) else {
             return;
         };
-        self.set_lane(owner, partition, |lane| {
-            lane.under_way = lane.under_way.saturating_sub(1);
-            lane.attempt = 0;
-        });
+        self.set_lane(owner, partition, |lane| lane.attempt = 0);
         self.route_works(route);
         if let Some(producer) = self.touch(owner) {
             producer.acked(token, placed);
@@ -400,12 +397,6 @@ impl Engine {
     }
 
     pub(super) fn produce_refused(&mut self, owner: u32, token: u64, refusal: Refusal) {
-        let Some((_, partition)) = self.answer_of(owner, token) else {
-            return;
-        };
-        self.set_lane(owner, partition, |lane| {
-            lane.under_way = lane.under_way.saturating_sub(1);
-        });
         if let Some(producer) = self.touch(owner) {
             producer.refused(token, refusal);
         }
@@ -422,7 +413,9 @@ impl Engine {
         };
         let partition = PartitionIndex::new(partition);
         match result {
-            Ok(Answer::Resumed { last_seq }) => producer.resumed(partition, last_seq),
+            Ok(Answer::Resumed { last_seq, reached }) => {
+                producer.resumed(partition, last_seq, reached);
+            }
             // It is asked again, over whichever link leads there then.
             Ok(_) | Err(_) => producer.resume_lost(partition),
         }
@@ -458,10 +451,10 @@ impl Engine {
             let mut lost = false;
             for (partition, lane) in entry.lanes.iter_mut().enumerate() {
                 if lane.link == Some(link) {
-                    lost |= lane.under_way > 0;
+                    let partition = PartitionIndex::new(partition as u32);
+                    lost |= producer.under_way(partition) > 0;
                     lane.link = None;
-                    lane.under_way = 0;
-                    producer.disconnected(PartitionIndex::new(partition as u32));
+                    producer.disconnected(partition);
                 }
             }
             if lost {

@@ -3,6 +3,7 @@
 //! follows a refused batch is refused too; then the lane does what the refusal asks for and begins again with the first
 //! unacknowledged batch.
 
+use super::epoch::{self, Reached};
 use super::{Batches, Placed, Settings, resumes_max};
 use crate::error::{Refusal, SendError};
 use crate::record::Record;
@@ -87,6 +88,11 @@ pub(crate) struct Lane {
     pub(crate) times: Option<(u64, u64)>,
     pub(crate) failed: Option<SendError>,
     pub(crate) marked: bool,
+    /// How far the partition is known to reach.
+    reached: Reached,
+    /// How far it was known to reach when this epoch began: what has a number of this epoch stands at or past it, or
+    /// nowhere.
+    pub(crate) since: Reached,
     state: State,
     /// How many of `batches`, from the front, were handed out since the last resend.
     handed_out: usize,
@@ -108,6 +114,8 @@ impl Lane {
             times: None,
             failed: None,
             marked: false,
+            reached: Reached::default(),
+            since: Reached::default(),
             state: State::Ready,
             handed_out: 0,
             in_flight: 0,
@@ -117,6 +125,11 @@ impl Lane {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.state == State::Ready
+    }
+
+    /// Batches that wait for an answer.
+    pub(crate) const fn under_way(&self) -> usize {
+        self.in_flight
     }
 
     pub(crate) fn has_room(
@@ -218,8 +231,18 @@ impl Lane {
     pub(crate) fn acked(&mut self, batches: &mut Batches, index: u32, placed: Placed) {
         self.answered(batches, index);
         self.resumes = 0;
+        self.reached.raise(Reached {
+            epoch: placed.epoch,
+            // A node that names an impossible offset breaks nothing here.
+            offset: placed.base_offset.checked_add(1).unwrap_or_default(),
+        });
         batches.get_mut(index).acked = true;
         batches.settle(index, self.partition, Ok(placed));
+        self.pop_acked(batches);
+    }
+
+    /// Forgets the batches at the front that are stored and told of.
+    fn pop_acked(&mut self, batches: &mut Batches) {
         while let Some(front) = self.batches.front().copied() {
             let batch = batches.get(front);
             if !batch.acked {
@@ -247,10 +270,17 @@ impl Lane {
                 self.failed = Some(SendError::Fenced);
                 return;
             }
+            ErrorCode::SequenceReused => {
+                // P-18: somebody else numbers in this epoch too. Whatever followed would be mixed with what they send.
+                let error = SendError::Refused(refusal);
+                batches.settle(index, self.partition, Err(error));
+                return self.end(batches, error);
+            }
             ErrorCode::DuplicateForgotten => {
                 // It is stored; only where is forgotten. It has its place in the sequence.
                 batches.get_mut(index).acked = true;
                 batches.settle(index, self.partition, Err(SendError::Refused(refusal)));
+                self.pop_acked(batches);
                 After::Resume
             }
             code => match code.retry() {
@@ -320,7 +350,8 @@ impl Lane {
         }
     }
 
-    pub(crate) fn resumed(&mut self, last_seq: Option<ProducerSeq>) -> Resumed {
+    pub(crate) fn resumed(&mut self, last_seq: Option<ProducerSeq>, reached: Reached) -> Resumed {
+        self.reached.raise(reached);
         if self.state != State::Resuming {
             return Resumed::Resend;
         }
@@ -348,9 +379,15 @@ impl Lane {
         Resumed::Resend
     }
 
-    /// Begins the next epoch with nothing sent. The caller has settled or will renumber what waits.
-    pub(crate) fn begin_epoch(&mut self) {
-        self.epoch = self.epoch.advance(1);
+    /// Begins the next epoch with nothing sent. The caller has settled or will renumber what waits. False: the session
+    /// has none left, and the lane ends.
+    #[must_use]
+    pub(crate) fn begin_epoch(&mut self) -> bool {
+        let Some(epoch) = epoch::next(self.epoch) else {
+            return false;
+        };
+        self.epoch = epoch;
+        self.since = self.reached;
         self.next_seq = ProducerSeq::ZERO;
         self.floor_seq = ProducerSeq::ZERO;
         self.last_acked = None;
@@ -358,6 +395,24 @@ impl Lane {
         self.handed_out = 0;
         self.in_flight = 0;
         self.resumes = 0;
+        true
+    }
+
+    /// What was known of the partition's end may no longer be so: acknowledged batches are gone.
+    pub(crate) fn forget_reached(&mut self) {
+        self.reached = Reached::default();
+    }
+
+    /// Ends the lane for ever. What a node may hold is not said to be refused.
+    pub(crate) fn end(&mut self, batches: &mut Batches, error: SendError) {
+        for index in &self.batches {
+            let batch = batches.get(*index);
+            if batch.in_flight || batch.maybe_stored {
+                batches.settle(*index, self.partition, Err(SendError::OutcomeUnknown));
+            }
+        }
+        self.fail_all(batches, error);
+        self.failed = Some(error);
     }
 
     /// Settles everything that waits; how many outcomes were told.

@@ -9,7 +9,8 @@
 //! acknowledged. After a reconnect the lane hands out again, in order, from the first unacknowledged batch on; what the
 //! node had already answers as a duplicate and counts once. A sequence number is given anew only to a batch of which it
 //! is certain that no node holds it; a batch that may be stored and cannot be proven so ends as
-//! [`SendError::OutcomeUnknown`], never twice in the stream.
+//! [`SendError::OutcomeUnknown`], never twice in the stream. Each batch says how far its partition was known to reach
+//! when its epoch began, so that a node that has forgotten producers since refuses it instead of storing it again.
 //!
 //! **No failure passes unnoticed.** A failed batch is owed to the listeners of its records until each was told
 //! ([`Producer::told`]); what is still owed is told by [`Producer::take_failure`], which is what a flush asks.
@@ -18,6 +19,7 @@
 //! [`limits::PRODUCER_WINDOW`]); records held never exceed `buffer_bytes_max` by more than one record; every accepted
 //! record's batch settles exactly once.
 
+mod epoch;
 mod failures;
 mod lane;
 
@@ -25,6 +27,7 @@ use crate::core::batch::{self, Stamp};
 use crate::error::{AckedLost, Refusal, SendError};
 use crate::record::Record;
 use bytes::{Bytes, BytesMut};
+pub use epoch::{Reached, SessionEpoch};
 pub use failures::FailureId;
 use failures::Failures;
 use lane::Lane;
@@ -46,8 +49,8 @@ const RESUMES_MAX: u32 = 4;
 pub struct Settings {
     /// The producer's id: random, unique. Zero: batches are not deduplicated and retries are not exact.
     pub id: ProducerId,
-    /// The producer's epoch: a session that takes over from an older one with the same id has a higher one.
-    pub epoch: ProducerEpoch,
+    /// A session that takes over from an older one with the same id has a higher number.
+    pub session: SessionEpoch,
     /// Bytes of records in one batch. At most [`limits::BODY_BYTES_MAX`].
     pub batch_bytes_max: usize,
     /// Records of one batch. At most [`limits::BATCH_RECORDS_MAX`].
@@ -68,7 +71,7 @@ impl Settings {
     pub const fn new(id: ProducerId) -> Self {
         Self {
             id,
-            epoch: ProducerEpoch::new(1),
+            session: SessionEpoch::new(1),
             batch_bytes_max: 256 * limits::KIB,
             batch_records_max: 8 * 1024,
             eager_inflight: 1,
@@ -144,6 +147,8 @@ pub struct Dispatch {
     pub token: u64,
     /// The whole batch.
     pub bytes: Bytes,
+    /// If it is stored, then at or past this place: [`Reached::within`] the epoch that its frame names.
+    pub since: Reached,
 }
 
 /// A sealed batch.
@@ -439,7 +444,7 @@ impl Producer {
         let lane = self.lanes[partition as usize].get_or_insert_with(|| {
             Box::new(Lane::new(
                 PartitionIndex::new(partition),
-                self.settings.epoch,
+                self.settings.session.first(),
             ))
         });
         if let Some(error) = lane.failed {
@@ -529,7 +534,10 @@ impl Producer {
         let Some(lane) = &mut self.lanes[partition.get() as usize] else {
             return Want::Nothing;
         };
-        if lane.is_ready() && lane.batches.len() < self.settings.eager_inflight {
+        if lane.failed.is_none()
+            && lane.is_ready()
+            && lane.batches.len() < self.settings.eager_inflight
+        {
             Self::seal(lane, &mut self.batches, self.stream, &self.settings);
         }
         lane.wants(&self.batches, &self.settings)
@@ -539,9 +547,11 @@ impl Producer {
     #[must_use]
     pub fn dispatch(&self, batch: u32) -> Dispatch {
         let cell = self.batches.get(batch);
+        let lane = self.lanes[cell.lane as usize].as_ref();
         Dispatch {
             token: u64::from(cell.generation) << 32 | u64::from(batch),
             bytes: cell.bytes.clone(),
+            since: lane.map_or_else(Reached::default, |lane| lane.since),
         }
     }
 
@@ -586,10 +596,14 @@ impl Producer {
     }
 
     fn after_answer(&mut self, partition: u32) {
-        if let Some(lane) = &mut self.lanes[partition as usize]
-            && lane.wants_restart()
-        {
-            Self::restart(lane, &mut self.batches, self.stream, &self.settings);
+        if let Some(lane) = &mut self.lanes[partition as usize] {
+            if let Some(error) = lane.failed {
+                // What still gathered ends with the lane.
+                Self::seal(lane, &mut self.batches, self.stream, &self.settings);
+                lane.fail_all(&mut self.batches, error);
+            } else if lane.wants_restart() {
+                Self::restart(lane, &mut self.batches, self.stream, &self.settings);
+            }
         }
         self.mark(partition);
     }
@@ -609,13 +623,26 @@ impl Producer {
         }
     }
 
+    /// Batches of a partition that wait for an answer: as long as there are some, no other connection may carry it.
+    #[must_use]
+    pub fn under_way(&self, partition: PartitionIndex) -> usize {
+        self.lanes[partition.get() as usize]
+            .as_ref()
+            .map_or(0, |lane| lane.under_way())
+    }
+
     /// The node answered [`Want::Resume`]. `last_seq`: the last batch that it holds of this producer and epoch; `None`:
-    /// it does not know them.
-    pub fn resumed(&mut self, partition: PartitionIndex, last_seq: Option<ProducerSeq>) {
+    /// it does not know them. `reached`: where the partition ends.
+    pub fn resumed(
+        &mut self,
+        partition: PartitionIndex,
+        last_seq: Option<ProducerSeq>,
+        reached: Reached,
+    ) {
         let Some(lane) = &mut self.lanes[partition.get() as usize] else {
             return;
         };
-        match lane.resumed(last_seq) {
+        match lane.resumed(last_seq, reached) {
             lane::Resumed::Resend => {}
             lane::Resumed::Restart => {
                 Self::restart(lane, &mut self.batches, self.stream, &self.settings);
@@ -664,7 +691,10 @@ impl Producer {
                 self.losses.push_back(lost);
             }
         }
-        lane.begin_epoch();
+        lane.forget_reached();
+        if !lane.begin_epoch() {
+            lane.end(&mut self.batches, SendError::RestartsSpent);
+        }
         self.mark(partition.get());
     }
 
@@ -685,7 +715,10 @@ impl Producer {
 
     fn restart(lane: &mut Lane, batches: &mut Batches, stream: StreamId, settings: &Settings) {
         let partition = lane.partition;
-        lane.begin_epoch();
+        if !lane.begin_epoch() {
+            Self::seal(lane, batches, stream, settings);
+            return lane.end(batches, SendError::RestartsSpent);
+        }
         let waiting = core::mem::take(&mut lane.batches);
         for index in waiting {
             let batch = batches.get(index);
@@ -778,7 +811,7 @@ impl Producer {
     pub fn resume_point(&self, partition: PartitionIndex) -> (ProducerEpoch, Option<ProducerSeq>) {
         match &self.lanes[partition.get() as usize] {
             Some(lane) => (lane.epoch, lane.last_acked),
-            None => (self.settings.epoch, None),
+            None => (self.settings.session.first(), None),
         }
     }
 }

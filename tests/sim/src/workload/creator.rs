@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tiderace_base::catalogue::Stream;
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, StreamId, TenantId};
-use tiderace_base::position::Epoch;
+use tiderace_base::position::{Epoch, Offset};
 use tiderace_base::prng::Prng;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{
@@ -132,6 +132,7 @@ impl Creator {
         let produce = Produce {
             epoch: Epoch::ZERO,
             produce_slot: 0,
+            since: Offset::ZERO,
         };
         Some(session.send(port, |out, id| {
             produce.encode(out, id, Flags::of(header.attributes()), bytes.len());

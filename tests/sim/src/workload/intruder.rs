@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tiderace_base::checksum::crc32c;
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, StreamId};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, LINK_WINDOW_BATCHES};
-use tiderace_base::position::Epoch;
+use tiderace_base::position::{Epoch, Offset};
 use tiderace_base::prng::Prng;
 use tiderace_wire::frame::{Hello, Ping, Pong, Produce};
 use tiderace_wire::link::{Flags, LINK_VERSION};
@@ -120,6 +120,7 @@ impl Intruder {
         let produce = Produce {
             epoch: Epoch::ZERO,
             produce_slot: 0,
+            since: Offset::ZERO,
         };
         produce.encode(out, MessageId::new(id), Flags::NONE, batch.len());
         out.put_slice(batch);

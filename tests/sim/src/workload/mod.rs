@@ -4,6 +4,7 @@
 
 mod batch;
 mod creator;
+mod crowd;
 mod intruder;
 mod producer;
 mod session;
@@ -17,6 +18,7 @@ use tiderace_base::prng::Prng;
 use crate::history::Observation;
 use crate::world::{MachineId, Port, World};
 pub(crate) use creator::Creator;
+pub(crate) use crowd::Crowd;
 pub(crate) use intruder::Intruder;
 pub(crate) use producer::Producer;
 pub(crate) use subscriber::Subscriber;
@@ -99,6 +101,9 @@ pub(crate) fn populate(world: &mut World, zone: &Zone, prng: &mut Prng) {
     }
     if prng.chance(1, 2) {
         world.add_actor(Box::new(Intruder::new(zone.clone(), prng)));
+    }
+    if prng.chance(1, 6) {
+        world.add_actor(Box::new(Crowd::new(zone.clone(), prng)));
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tiderace_base::catalogue::{Durability, Stream};
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, ProducerId, StreamId};
 use tiderace_base::limits::PRODUCER_WINDOW;
-use tiderace_base::position::{Epoch, ProducerEpoch, ProducerSeq};
+use tiderace_base::position::{Epoch, Offset, ProducerEpoch, ProducerSeq};
 use tiderace_base::prng::Prng;
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::error::ErrorCode;
@@ -277,6 +277,7 @@ impl Producer {
         let produce = Produce {
             epoch: Epoch::new(epoch),
             produce_slot: 0,
+            since: Offset::ZERO,
         };
         let flags = Flags::of(header.attributes());
         Some(session.send(port, |out, id| {
