@@ -152,6 +152,7 @@ pub fn boot<D: Disk>(
             shards: config.shards,
             read_bytes_max: settings.read_bytes_max,
             reads_max: memory.reads_max,
+            held_bytes_max: memory.held_bytes_max,
             subscriptions_max: memory.subscriptions_max,
             send_bytes_max: SEND_BYTES_MAX,
         };
