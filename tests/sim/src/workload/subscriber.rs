@@ -9,7 +9,7 @@ use tiderace_base::prng::Prng;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{
     Control, Credit as CreditFrame, CreditScope, MetadataRequest, MetadataWhat, OffsetByTime,
-    Subscribe, SubscribeFrom, Unsubscribe,
+    StreamDescribe, Subscribe, SubscribeFrom, Unsubscribe,
 };
 
 use super::batch::{check, key};
@@ -76,6 +76,23 @@ pub(crate) struct Subscriber {
     audit: Option<Option<u64>>,
     done: bool,
     quiet_until_ns: u64,
+    dozing: Option<Dozing>,
+}
+
+/// Long after faults have ended nobody writes any more.
+const WRITTEN_WITHIN_NS: u64 = 20_000_000_000;
+
+/// A subscriber that keeps ceasing to read and beginning again, and never gives up on its connection: whatever stands still
+/// by then stands still for ever. In the end it asks where its partition ends, and must have read up to there.
+#[derive(Debug, Default)]
+struct Dozing {
+    /// What it grants all of its connection at once.
+    link_window: Credit,
+    link_granted: Credit,
+    link_spent: Credit,
+    /// When it asks for the end; none: it does not yet.
+    asks_ns: Option<u64>,
+    end: Option<u64>,
 }
 
 impl Subscriber {
@@ -116,6 +133,27 @@ impl Subscriber {
         subscriber
     }
 
+    /// One that stalls all the time, with much credit.
+    pub(crate) fn dozing(zone: Zone, prng: &mut Prng) -> Self {
+        let mut subscriber = Self::staying(zone, Habit::Reads, prng);
+        subscriber.window = Credit {
+            bytes: prng.range(64, 1024) * 1024,
+            batches: prng.range(64, 4096),
+        };
+        subscriber.lazy = false;
+        subscriber.stalls = true;
+        subscriber.next = Some((0, 0));
+        subscriber.dozing = Some(Dozing {
+            // Sometimes it is this that runs out.
+            link_window: Credit {
+                bytes: prng.range(64, 1024) * 1024,
+                batches: 4096,
+            },
+            ..Dozing::default()
+        });
+        subscriber
+    }
+
     /// Reads everything once.
     pub(crate) fn auditor(zone: Zone, stream: usize, partition: u32, prng: &mut Prng) -> Self {
         Self {
@@ -150,6 +188,7 @@ impl Subscriber {
             audit: Some(None),
             done: false,
             quiet_until_ns: 0,
+            dozing: None,
         }
     }
 
@@ -177,6 +216,66 @@ impl Subscriber {
         self.phase = Phase::Idle;
         self.asked_time = None;
         self.reads_again_ns = None;
+        if let Some(dozing) = &mut self.dozing {
+            dozing.link_granted = Credit::default();
+            dozing.link_spent = Credit::default();
+            dozing.end = None;
+        }
+    }
+
+    /// Grants the connection so much that its window is open.
+    fn grant_link(&mut self, port: &mut Port<'_>) {
+        let (Some(dozing), Some(session)) = (&mut self.dozing, &mut self.session) else {
+            return;
+        };
+        dozing.link_granted = Credit {
+            bytes: dozing.link_spent.bytes + dozing.link_window.bytes,
+            batches: dozing.link_spent.batches + dozing.link_window.batches,
+        };
+        let credit = CreditFrame {
+            scope: CreditScope::Link,
+            id: 0,
+            bytes_total: dozing.link_granted.bytes,
+            batches_total: dozing.link_granted.batches,
+        };
+        session.send(port, |out, id| credit.encode(out, id));
+    }
+
+    /// A batch arrived: the connection's credit must have covered it.
+    fn spend_link(&mut self, bytes: usize, port: &mut Port<'_>) {
+        let Some(dozing) = &mut self.dozing else {
+            return;
+        };
+        dozing.link_spent.bytes += bytes as u64;
+        dozing.link_spent.batches += 1;
+        let (spent, granted) = (dozing.link_spent, dozing.link_granted);
+        if spent.bytes > granted.bytes || spent.batches > granted.batches {
+            self.complain(
+                port,
+                format!("{spent:?} of the link's {granted:?} is spent"),
+            );
+        } else if 2 * (granted.bytes - spent.bytes) <= dozing.link_window.bytes
+            || 2 * (granted.batches - spent.batches) <= dozing.link_window.batches
+        {
+            self.grant_link(port);
+        }
+    }
+
+    /// Asks a shard where the partition ends, once nobody writes any more.
+    fn ask_end(&mut self, port: &mut Port<'_>) {
+        let (Some(dozing), Some(session)) = (&mut self.dozing, &mut self.session) else {
+            return;
+        };
+        if self.phase == Phase::Open
+            && dozing.end.is_none()
+            && dozing.asks_ns.take_if(|at| *at <= port.now_ns).is_some()
+        {
+            let ask = StreamDescribe {
+                first_partition: PartitionIndex::new(self.partition),
+                path: self.plan.path.clone(),
+            };
+            session.send(port, |out, id| ask.encode(out, id));
+        }
     }
 
     /// Does what is next: metadata, the right shard, the subscription.
@@ -209,6 +308,11 @@ impl Subscriber {
         if session.draining {
             return;
         }
+        let stream = stream.id;
+        self.grant_link(port);
+        let Some(session) = self.session.as_mut() else {
+            return;
+        };
         self.subscription += 1;
         let (from, position, epoch) = match (self.audit, self.next) {
             (Some(_), _) => (SubscribeFrom::Earliest, 0, 0),
@@ -219,7 +323,7 @@ impl Subscriber {
         let subscribe = Subscribe {
             subscription: SubscriptionId::new(self.subscription),
             partition: PartitionIndex::new(self.partition),
-            stream: stream.id,
+            stream,
             from,
             epoch: Epoch::new(epoch),
             position,
@@ -381,6 +485,18 @@ impl Subscriber {
                 partition: self.key(),
                 from: loss.from.get(),
             }),
+            Control::StreamDescription(described) => {
+                let own = described
+                    .partitions
+                    .iter()
+                    .find(|it| it.partition.get() == self.partition);
+                let (Some(own), Some(dozing)) = (own, &mut self.dozing) else {
+                    self.complain(port, format!("{described:?} was not asked for"));
+                    return;
+                };
+                dozing.end = Some(own.end.get());
+                self.check_end(port);
+            }
             Control::Unsubscribed(unsubscribed) => {
                 if unsubscribed.subscription.get() == self.subscription {
                     self.phase = Phase::Idle;
@@ -478,6 +594,7 @@ impl Subscriber {
             }
             self.spent.bytes += batch.bytes as u64;
             self.spent.batches += 1;
+            self.spend_link(batch.bytes, port);
             if let Some(ledger) = self.ledger() {
                 port.observe(Observation::Spent {
                     ledger,
@@ -508,6 +625,11 @@ impl Subscriber {
     }
 
     fn check_end(&mut self, port: &mut Port<'_>) {
+        if let Some(dozing) = &self.dozing
+            && let (Some(end), Some((next, _))) = (dozing.end, self.next)
+        {
+            self.done = next >= end;
+        }
         if let Some(Some(end)) = self.audit
             && let Some((next, _)) = self.next
             && next >= end
@@ -533,7 +655,8 @@ impl Subscriber {
         let Some(session) = self.session.as_mut().filter(|session| session.is_open()) else {
             return;
         };
-        if self.stalls && self.reads_again_ns.is_none() && port.prng.chance(1, 20) {
+        let often = if self.dozing.is_some() { 4 } else { 20 };
+        if self.stalls && self.reads_again_ns.is_none() && port.prng.chance(1, often) {
             self.reads_again_ns = Some(port.now_ns + port.prng.range(10_000_000, 2_000_000_000));
             port.reads(session.link, false);
         } else if self.leaves && self.phase == Phase::Open && port.prng.chance(1, 20) {
@@ -571,8 +694,9 @@ impl Actor for Subscriber {
                     self.reads_again_ns = None;
                     port.reads(session.link, true);
                 }
-                let waits =
-                    matches!(self.phase, Phase::Asked(_) | Phase::Leaving) || self.audit.is_some();
+                let waits = (matches!(self.phase, Phase::Asked(_) | Phase::Leaving)
+                    || self.audit.is_some())
+                    && self.dozing.is_none();
                 let stays = self.stays && self.phase == Phase::Open;
                 if let Some(session) = &self.session
                     && self.reads_again_ns.is_none()
@@ -600,6 +724,7 @@ impl Actor for Subscriber {
                     self.misbehave(port);
                 }
                 self.pump(port);
+                self.ask_end(port);
                 let wait_ns = port.prng.range(5_000_000, 40_000_000);
                 port.wake_in(wait_ns);
             }
@@ -647,16 +772,20 @@ impl Actor for Subscriber {
     }
 
     fn waits(&self) -> bool {
-        self.audit.is_some() && !self.done
+        match &self.dozing {
+            Some(dozing) => (dozing.asks_ns.is_some() || dozing.end.is_some()) && !self.done,
+            None => self.audit.is_some() && !self.done,
+        }
     }
 
     fn waits_for(&self) -> String {
         format!(
-            "auditor of {}/{}: {:?} of {:?}, {:?}, shard {:?}, session {:?}",
+            "reader of {}/{}: {:?} of {:?} {:?}, {:?}, shard {:?}, session {:?}",
             self.plan.path,
             self.partition,
             self.next,
             self.audit,
+            self.dozing,
             self.phase,
             self.shard,
             self.session
@@ -664,6 +793,9 @@ impl Actor for Subscriber {
     }
 
     fn heal(&mut self, port: &mut Port<'_>) {
+        if let Some(dozing) = &mut self.dozing {
+            dozing.asks_ns = Some(port.now_ns + WRITTEN_WITHIN_NS);
+        }
         if let Some(session) = &self.session {
             self.reads_again_ns = None;
             port.reads(session.link, true);
