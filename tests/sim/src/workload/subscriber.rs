@@ -2,6 +2,7 @@
 //! that goes wrong goes on where it stood, by epoch and offset. Some give credit late, some stop reading for a while,
 //! some leave and come back. An auditor is one that reads everything once and reports that it has.
 
+use bytes::Bytes;
 use tiderace_base::catalogue::Stream;
 use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId, SubscriptionId};
 use tiderace_base::position::Epoch;
@@ -93,7 +94,25 @@ struct Dozing {
     /// When it asks for the end; none: it does not yet.
     asks_ns: Option<u64>,
     end: Option<u64>,
+    /// More subscriptions of the same connection to the same partition, each from the start: several frames in one send.
+    others: Vec<Other>,
+    others_wanted: u64,
+    others_named: u32,
 }
+
+/// One of them.
+#[derive(Debug)]
+struct Other {
+    name: u32,
+    request: u64,
+    reader: Reader,
+    next: Option<u64>,
+    granted: Credit,
+    spent: Credit,
+}
+
+/// Names of other subscriptions begin here.
+const OTHERS: u32 = 1 << 30;
 
 impl Subscriber {
     pub(crate) fn new(zone: Zone, prng: &mut Prng) -> Self {
@@ -149,6 +168,7 @@ impl Subscriber {
                 bytes: prng.range(64, 1024) * 1024,
                 batches: 4096,
             },
+            others_wanted: prng.below(4),
             ..Dozing::default()
         });
         subscriber
@@ -219,7 +239,10 @@ impl Subscriber {
         if let Some(dozing) = &mut self.dozing {
             dozing.link_granted = Credit::default();
             dozing.link_spent = Credit::default();
-            dozing.end = None;
+            if dozing.end.take().is_some() {
+                dozing.asks_ns = Some(0);
+            }
+            dozing.others.clear();
         }
     }
 
@@ -258,6 +281,177 @@ impl Subscriber {
             || 2 * (granted.batches - spent.batches) <= dozing.link_window.batches
         {
             self.grant_link(port);
+        }
+    }
+
+    /// Begins the other subscriptions.
+    fn subscribe_others(&mut self, port: &mut Port<'_>) {
+        let key = self.key();
+        let window = self.window;
+        let (Some(dozing), Some(session)) = (&mut self.dozing, &mut self.session) else {
+            return;
+        };
+        for _ in 0..dozing.others_wanted {
+            dozing.others_named += 1;
+            let name = OTHERS + dozing.others_named;
+            let subscribe = Subscribe {
+                subscription: SubscriptionId::new(name),
+                partition: key.partition,
+                stream: key.stream,
+                from: SubscribeFrom::Earliest,
+                epoch: Epoch::ZERO,
+                position: 0,
+                credit_bytes: window.bytes,
+                credit_batches: window.batches,
+            };
+            let request = session
+                .send(port, |out, id| subscribe.encode(out, id))
+                .get();
+            let reader = Reader(port.prng.next_u64());
+            let ledger = Ledger {
+                link: session.link,
+                scope: Scope::Deliver(name),
+            };
+            port.observe(Observation::Asked {
+                reader,
+                partition: key,
+            });
+            port.observe(Observation::LedgerOpened { ledger, window });
+            port.observe(Observation::Granted {
+                ledger,
+                total: window,
+            });
+            dozing.others.push(Other {
+                name,
+                request,
+                reader,
+                next: None,
+                granted: window,
+                spent: Credit::default(),
+            });
+        }
+    }
+
+    fn other(&mut self, name: SubscriptionId) -> Option<&mut Other> {
+        let others = &mut self.dozing.as_mut()?.others;
+        others.iter_mut().find(|other| other.name == name.get())
+    }
+
+    /// Takes what concerns the other subscriptions; says whether it did.
+    fn take_of_others(
+        &mut self,
+        control: &Control<'_>,
+        batches: &Bytes,
+        port: &mut Port<'_>,
+    ) -> bool {
+        let partition = self.key();
+        match control {
+            Control::Subscribed(subscribed) => {
+                let Some(other) = self.other(subscribed.subscription) else {
+                    return false;
+                };
+                other.next = Some(subscribed.next.get());
+                port.observe(Observation::Positioned {
+                    reader: other.reader,
+                    partition,
+                    next: subscribed.next.get(),
+                    start: subscribed.start.get(),
+                    end: subscribed.end.get(),
+                });
+            }
+            Control::Deliver(deliver) => {
+                if self.other(deliver.subscription).is_none() {
+                    return false;
+                }
+                self.deliver_other(deliver.subscription, batches, port);
+            }
+            Control::Gap(gap) => {
+                let Some(other) = self.other(gap.subscription) else {
+                    return false;
+                };
+                other.next = Some(gap.to.get());
+                port.observe(Observation::GapTold {
+                    reader: other.reader,
+                    from: gap.from.get(),
+                    to: gap.to.get(),
+                });
+            }
+            Control::Error(error) => {
+                let Some(dozing) = &mut self.dozing else {
+                    return false;
+                };
+                let before = dozing.others.len();
+                dozing
+                    .others
+                    .retain(|other| other.request != error.request.get());
+                return dozing.others.len() < before;
+            }
+            _ => return false,
+        }
+        self.check_end(port);
+        true
+    }
+
+    fn deliver_other(&mut self, name: SubscriptionId, batches: &Bytes, port: &mut Port<'_>) {
+        let partition = self.key();
+        let window = self.window;
+        let Some(stream) = self.stream.clone() else {
+            return;
+        };
+        let mut rest = batches.clone();
+        while !rest.is_empty() {
+            let (batch, behind) = match check(&rest, &stream, partition) {
+                Ok(checked) => checked,
+                Err(what) => return self.complain(port, what),
+            };
+            rest = behind;
+            self.spend_link(batch.bytes, port);
+            let link = self.session.as_ref().map(|session| session.link);
+            let (Some(other), Some(link)) = (self.other(name), link) else {
+                return;
+            };
+            other.spent.bytes += batch.bytes as u64;
+            other.spent.batches += 1;
+            other.next = Some(batch.next);
+            let ledger = Ledger {
+                link,
+                scope: Scope::Deliver(name.get()),
+            };
+            port.observe(Observation::Spent {
+                ledger,
+                total: other.spent,
+            });
+            port.observe(Observation::Delivered {
+                reader: other.reader,
+                partition,
+                batch: batch.name,
+                offset: batch.offset,
+                records: batch.records,
+                digest: batch.digest,
+                epoch: batch.epoch,
+                append_time_us: batch.append_time_us,
+            });
+            if 2 * (other.granted.bytes - other.spent.bytes) <= window.bytes
+                || 2 * (other.granted.batches - other.spent.batches) <= window.batches
+            {
+                other.granted = Credit {
+                    bytes: other.spent.bytes + window.bytes,
+                    batches: other.spent.batches + window.batches,
+                };
+                let credit = CreditFrame {
+                    scope: CreditScope::Subscription,
+                    id: name.get(),
+                    bytes_total: other.granted.bytes,
+                    batches_total: other.granted.batches,
+                };
+                port.observe(Observation::Granted {
+                    ledger,
+                    total: other.granted,
+                });
+                if let Some(session) = &mut self.session {
+                    session.send(port, |out, id| credit.encode(out, id));
+                }
+            }
         }
     }
 
@@ -378,6 +572,9 @@ impl Subscriber {
         let Ok(control) = Control::decode(arrived.kind, &arrived.control) else {
             return;
         };
+        if self.take_of_others(&control, &arrived.batches, port) {
+            return;
+        }
         match control {
             Control::Metadata(metadata) => {
                 let info = metadata
@@ -405,6 +602,7 @@ impl Subscriber {
                     return;
                 }
                 self.phase = Phase::Open;
+                self.subscribe_others(port);
                 if let (Habit::Sleeps, Some(session)) = (self.habit, &self.session) {
                     port.reads(session.link, false);
                 }
@@ -570,7 +768,7 @@ impl Subscriber {
         self.phase = Phase::Idle;
     }
 
-    fn deliver(&mut self, end: u64, batches: &bytes::Bytes, port: &mut Port<'_>) {
+    fn deliver(&mut self, end: u64, batches: &Bytes, port: &mut Port<'_>) {
         let Some(stream) = self.stream.clone() else {
             return;
         };
@@ -628,7 +826,11 @@ impl Subscriber {
         if let Some(dozing) = &self.dozing
             && let (Some(end), Some((next, _))) = (dozing.end, self.next)
         {
-            self.done = next >= end;
+            let others = dozing.others.iter();
+            self.done = next >= end
+                && others
+                    .filter_map(|other| other.next)
+                    .all(|next| next >= end);
         }
         if let Some(Some(end)) = self.audit
             && let Some((next, _)) = self.next
