@@ -10,15 +10,15 @@ use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::frame::{Control, SubscribeFrom};
 
 const MIB: u64 = 1 << 20;
-const PEERS: usize = 200;
+const PEERS: usize = 100;
 /// Batches written before anybody subscribes: every buffer has been used once by then.
 const BEFORE: u64 = 60;
 /// Batches written while nobody reads.
 const MEANWHILE: u64 = 100;
 /// Batches that each peer grants credit for. The sockets between it and the node take less.
-const GRANTED: u64 = 16;
+const GRANTED: u64 = 12;
 /// What the node may grow by for all of them together. Each alone could hold a megabyte.
-const GROWTH_MIB: u64 = 64;
+const GROWTH_MIB: u64 = 32;
 
 /// The body of the batch at an offset: sizes and bytes differ, so that none can stand for another.
 fn body(offset: u64) -> Vec<u8> {
@@ -115,9 +115,5 @@ fn readers_that_do_not_read_hold_little_and_lose_nothing() {
     let grew = most.saturating_sub(resident) / MIB;
     assert!(grew < GROWTH_MIB, "{grew} MiB more when they read on");
     assert_eq!(node.metric("tiderace_shard_frames_incomplete_total"), 0);
-    println!(
-        "grew {grew}, early {}",
-        node.metric("tiderace_shard_sends_ended_early_total")
-    );
     node.stop();
 }
