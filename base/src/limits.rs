@@ -83,6 +83,9 @@ pub const DRAIN_NS_MAX: u64 = 5_000_000_000;
 pub const FINISH_NS_MAX: u64 = 1_000_000_000;
 /// Bytes of replies and errors that may wait for one slow reader: room is reserved when the request is accepted.
 pub const REPLY_BYTES_MAX: usize = 256 * KIB;
+/// Bytes of a deliver frame that are copied for a reader that stalls while others wait for the memory that its send held:
+/// only to find out when it reads again, so few that every connection of a shard may stall.
+pub const STALLED_BYTES_MAX: usize = 256;
 
 // --- Streams and producers ------------------------------------------------------------------------------------------
 

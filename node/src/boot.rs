@@ -153,6 +153,7 @@ pub fn boot<D: Disk>(
             connections_max: config.connections_max,
             read_bytes_max: settings.read_bytes_max,
             reads_max: memory.reads_max,
+            held_bytes_max: memory.held_bytes_max,
             subscriptions_max: memory.subscriptions_max,
             send_bytes_max: SEND_BYTES_MAX,
         };

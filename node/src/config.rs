@@ -9,6 +9,7 @@ use tiderace_base::limits::{
     BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, MIB, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
+use tiderace_shard::read_buffer_bytes_max;
 
 /// Memory of a shard when nobody says otherwise.
 pub const SHARD_MEMORY_BYTES_DEFAULT: usize = 64 * MIB;
@@ -185,7 +186,8 @@ impl NodeConfig {
 const BYTES_PER_SUBSCRIPTION: usize = 4096;
 
 /// How one shard divides its memory: half for write buffers (with what of them is kept for tail reads), a quarter for
-/// received bytes, a sixteenth for footers, two thirds of the rest for cold reads and what remains for sessions and state.
+/// received bytes, a sixteenth for footers, two thirds of the rest for cold reads and what of them is being sent, and what
+/// remains for sessions (with the few bytes that each stalled reader holds) and state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardMemory {
     /// Write buffers.
@@ -206,6 +208,8 @@ pub struct ShardMemory {
     pub read_bytes_max: usize,
     /// Cold reads under way at once.
     pub reads_max: usize,
+    /// Bytes of the buffers of all cold reads, until what they brought has been sent.
+    pub held_bytes_max: usize,
     /// Subscriptions.
     pub subscriptions_max: usize,
 }
@@ -223,6 +227,7 @@ impl ShardMemory {
                 footer_cache_bytes: 64 * 1024,
                 read_bytes_max: 64 * 1024,
                 reads_max: 4,
+                held_bytes_max: 4 * read_buffer_bytes_max(64 * 1024),
                 subscriptions_max: 4096,
             };
         }
@@ -242,6 +247,8 @@ impl ShardMemory {
             .saturating_sub(regions_max * region_bytes)
             .saturating_sub(receive_buffers * receive_buffer_bytes)
             .saturating_sub(footer_cache_bytes);
+        let read = read_buffer_bytes_max(MIB);
+        let held_bytes_max = (rest * 2 / 3).max(2 * read);
         Self {
             regions_max,
             region_bytes,
@@ -251,7 +258,8 @@ impl ShardMemory {
             receive_buffer_bytes,
             footer_cache_bytes,
             read_bytes_max: MIB,
-            reads_max: (rest * 2 / 3 / MIB).clamp(2, 64),
+            reads_max: (held_bytes_max / read).clamp(2, 64),
+            held_bytes_max,
             subscriptions_max: bytes / BYTES_PER_SUBSCRIPTION,
         }
     }
@@ -345,7 +353,12 @@ mod tests {
             let buffers = memory.regions_max * memory.region_bytes
                 + memory.receive_buffers * memory.receive_buffer_bytes
                 + memory.footer_cache_bytes
-                + memory.reads_max * memory.read_bytes_max;
+                + memory.held_bytes_max;
+            let reads = memory.reads_max * read_buffer_bytes_max(memory.read_bytes_max);
+            assert!(
+                reads <= memory.held_bytes_max,
+                "{mib} MiB: {memory:?} reads more than it may hold"
+            );
             assert!(buffers <= bytes, "{mib} MiB: {memory:?} takes {buffers}");
             assert!(memory.tail_bytes_max > 0 && memory.receive_buffers.is_power_of_two());
         }

@@ -56,6 +56,8 @@ pub struct ReadBatches {
     pub batches: Vec<Bytes>,
     /// Where to read on.
     pub next: Offset,
+    /// Bytes of the buffer that every batch is a slice of: what holding any of them holds.
+    pub buffer_bytes: usize,
 }
 
 /// Why a read has no batches.

@@ -227,6 +227,17 @@ impl Spender {
         }
     }
 
+    /// What was spent was not sent after all: it can be spent again.
+    ///
+    /// # Panics
+    /// When more is taken back than was spent.
+    pub fn take_back(&mut self, amount: Amount) {
+        self.spent = self
+            .spent
+            .checked_sub(amount)
+            .expect("only what was spent is taken back");
+    }
+
     /// What can be spent now.
     #[must_use]
     pub fn available(&self) -> Amount {

@@ -2,13 +2,13 @@
 //! ledger of its credit. Small while idle: ten thousand idle ones cost little more than their table. At most one send is
 //! in flight; what is added meanwhile leaves with the next.
 
+use crate::sending::{Delivered, Outgoing, Owed, Piece, Place, Sending};
 use crate::subscription::{Source, Subscription};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::collections::Map;
-use tiderace_base::ids::{ConnectionId, MessageId, SubscriptionId};
+use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits::{ACKS_PER_FRAME_MAX, REPLY_BYTES_MAX};
-use tiderace_base::operation::OpId;
 use tiderace_base::time::Mono;
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
 use tiderace_wire::credit::Amount;
@@ -50,32 +50,6 @@ pub(crate) struct Blocked {
     pub(crate) produce: Produce,
 }
 
-/// A send in flight.
-#[derive(Debug)]
-pub(crate) struct Sending {
-    pub(crate) op: OpId,
-    /// What is being sent: needed again when it is ended early.
-    pub(crate) parts: Vec<Bytes>,
-    /// Whether it was ended early, or is the copied rest of one that was: it holds no write buffer for long.
-    pub(crate) cancelled: bool,
-}
-
-impl Sending {
-    /// A copy of what is left behind the first `sent_bytes`.
-    pub(crate) fn rest(&self, sent_bytes: u64) -> Bytes {
-        let mut skip = usize::try_from(sent_bytes).expect("a send is bounded");
-        let total: usize = self.parts.iter().map(Bytes::len).sum();
-        assert!(skip <= total, "no more is sent than there is");
-        let mut rest = Vec::with_capacity(total - skip);
-        for part in &self.parts {
-            let from = skip.min(part.len());
-            rest.extend_from_slice(&part[from..]);
-            skip -= from;
-        }
-        rest.into()
-    }
-}
-
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -90,6 +64,10 @@ pub(crate) struct Connection {
     acks: Vec<Ack>,
     out: BytesMut,
     pub(crate) sending: Option<Sending>,
+    /// The rest of the deliver frame that the last send began.
+    pub(crate) owed: Option<Box<Owed>>,
+    /// Whether anything was read for its subscriptions since its last send.
+    pub(crate) has_reads: bool,
     pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     /// Subscriptions that may have something to send, each once.
     pub(crate) runnable: VecDeque<SubscriptionId>,
@@ -115,6 +93,8 @@ impl Connection {
             acks: Vec::new(),
             out: BytesMut::new(),
             sending: None,
+            owed: None,
+            has_reads: false,
             subscriptions: BTreeMap::new(),
             runnable: VecDeque::new(),
             link_needs: None,
@@ -181,6 +161,20 @@ impl Connection {
         }
     }
 
+    /// Drops what was read and found no room in a send: it would be held for as long as that send takes. It is read again.
+    pub(crate) fn drop_reads(&mut self) {
+        if !core::mem::take(&mut self.has_reads) {
+            return;
+        }
+        for id in &self.runnable {
+            if let Some(subscription) = self.subscriptions.get_mut(id)
+                && matches!(subscription.source, Source::Read(..))
+            {
+                subscription.source = Source::Memory;
+            }
+        }
+    }
+
     /// Takes a subscription out. If it was the one that needed more of the link's credit, the others need not wait for it.
     pub(crate) fn remove_subscription(&mut self, id: SubscriptionId) -> Option<Subscription> {
         self.link_needs = None;
@@ -192,8 +186,17 @@ impl Connection {
         self.push_frame(|id, out| fault.encode(out, id));
     }
 
-    /// Moves everything that is encoded, acknowledgements included, to `parts`.
-    pub(crate) fn take_encoded(&mut self, parts: &mut Vec<Bytes>) {
+    /// Puts frames that were encoded before, and not sent, before those that wait.
+    pub(crate) fn keep_encoded(&mut self, kept: &[u8]) {
+        if kept.is_empty() {
+            return;
+        }
+        let behind = core::mem::replace(&mut self.out, BytesMut::from(kept));
+        self.out.extend_from_slice(&behind);
+    }
+
+    /// Moves everything that is encoded, acknowledgements included, to what is sent.
+    pub(crate) fn take_encoded(&mut self, outgoing: &mut Outgoing) {
         let acks = core::mem::take(&mut self.acks);
         for acks in acks.chunks(ACKS_PER_FRAME_MAX) {
             let id = self.session.next_message_id();
@@ -207,22 +210,45 @@ impl Connection {
             self.push_frame(|id, out| credit.encode(out, id));
         }
         if !self.out.is_empty() {
-            parts.push(self.out.split().freeze());
+            outgoing.push(self.out.split().freeze());
         }
     }
 
-    /// Adds a deliver frame to `parts`: its front, then the batches as they are.
+    /// Adds a deliver frame: its front, then the batches as they are.
     pub(crate) fn push_deliver(
         &mut self,
         frame: Deliver,
-        bytes: usize,
+        key: PartitionKey,
+        whole: Delivered,
         batches: Vec<Bytes>,
-        parts: &mut Vec<Bytes>,
+        outgoing: &mut Outgoing,
     ) {
         let id = self.session.next_message_id();
+        let bytes = batches.iter().map(Bytes::len).sum();
+        let before = self.out.len();
         frame.encode(&mut self.out, id, Flags::NONE, bytes);
-        parts.push(self.out.split().freeze());
-        parts.extend(batches);
+        outgoing.pieces.push(Piece {
+            at: outgoing.bytes + before,
+            front: self.out.len() - before,
+            batches: bytes,
+            key,
+            whole: Some(whole),
+            place: Place {
+                offset: whole.before,
+                skip: 0,
+            },
+            torn: (0, whole.before),
+            more: 0,
+        });
+        outgoing.push(self.out.split().freeze());
+        for batch in batches {
+            outgoing.push(batch);
+        }
+    }
+
+    /// Whether its last event is on the way.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closing == Closing::Now
     }
 
     /// Whether anything waits to be sent that is encoded or acknowledged.

@@ -2,7 +2,7 @@
 //! and no clock, and starts nothing: events come in, effects go out.
 //!
 //! Read [`Shard`] first, then an event's way: `sessions` (frames), `produce` (into the journal), `undurable` (until it is
-//! durable), `subscription` (out again); beside it `requests`, `reads`, `maintenance`, `tombstones`, `retention` and `replay`.
+//! durable), `subscription` and `sending` (out again); beside it `requests`, `reads`, `maintenance`, `tombstones`, `retention` and `replay`.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod reads;
 mod replay;
 mod requests;
 mod retention;
+mod sending;
 mod sessions;
 mod shard;
 mod subscription;
@@ -25,4 +26,5 @@ mod undurable;
 
 pub use metrics::{Kind, Metric, Metrics};
 pub use partition::Partition;
+pub use reads::read_buffer_bytes_max;
 pub use shard::{Shard, ShardConfig, ShardError};

@@ -3,6 +3,7 @@
 
 use crate::partition::{cell_key, producers_cell_key};
 use crate::partitions::Index;
+use crate::reads::read_buffer_bytes_max;
 use crate::replay::{CELL_PARTITION, CELL_PRODUCERS, CELL_SLOT};
 use crate::retention::Reason;
 use crate::shard::{Phase, Shard};
@@ -540,6 +541,14 @@ impl Shard {
         metrics
             .connections_waiting
             .set((self.waiting_for_room.len() + self.waiting_for_mesh.len()) as u64);
+        let held = self.held.get();
+        let under_way = self.journal.reads_under_way();
+        assert!(
+            held + under_way * read_buffer_bytes_max(self.config.read_bytes_max)
+                <= self.config.held_bytes_max,
+            "what was read is sent within the budget: {held} bytes beside {under_way} reads"
+        );
+        metrics.send_held_bytes.set(held as u64);
         metrics.journal_chunks_total.set(stats.chunks);
         metrics.journal_bytes_total.set(stats.chunk_bytes);
         metrics.journal_segments.set(stats.segments);

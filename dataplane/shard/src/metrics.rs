@@ -49,6 +49,12 @@ metrics! {
     Counter subscription_turns_total,
     /// Bytes delivered to subscribers.
     Counter bytes_delivered_total,
+    /// Sends ended early because their readers were slow and somebody waited for the memory that they held.
+    Counter sends_ended_early_total,
+    /// Connections closed because the rest of a frame that was begun is not in the journal any more.
+    Counter frames_incomplete_total,
+    /// Bytes that were read from the journal and are being sent.
+    Gauge send_held_bytes,
     /// Connections accepted.
     Counter connections_accepted_total,
     /// Connections closed because of what they sent.

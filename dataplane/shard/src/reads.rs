@@ -6,6 +6,7 @@ use crate::shard::Shard;
 use crate::subscription::Source;
 use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
+use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::Effects;
 use tiderace_base::position::Epoch;
 use tiderace_storage::ReadId;
@@ -15,6 +16,8 @@ use tiderace_storage::ReadId;
 pub(crate) enum ReadFor {
     /// A subscription that is behind.
     Subscription(ConnectionId, SubscriptionId),
+    /// The rest of a deliver frame that was begun.
+    Owed(ConnectionId),
     /// A subscription whose start is a time. The request tells it from a later one of the same name.
     Seek(ConnectionId, SubscriptionId, MessageId),
     /// An offset by time.
@@ -24,7 +27,7 @@ pub(crate) enum ReadFor {
 impl ReadFor {
     fn is_lookup(self) -> bool {
         match self {
-            Self::Subscription(..) => false,
+            Self::Subscription(..) | Self::Owed(_) => false,
             Self::Seek(..) | Self::OffsetByTime(..) => true,
         }
     }
@@ -38,15 +41,28 @@ pub(crate) struct Lookup {
     pub(crate) time_us: u64,
 }
 
+/// Who waits for a read.
+#[derive(Clone, Copy, Debug)]
+enum Reader {
+    Subscription(ConnectionId, SubscriptionId),
+    Owed(ConnectionId),
+}
+
+/// The most that the buffer of one read takes: whole blocks around `read_bytes_max`, or around the largest batch.
+#[must_use]
+pub const fn read_buffer_bytes_max(read_bytes_max: usize) -> usize {
+    read_bytes_max + 2 * BLOCK_BYTES
+}
+
 /// The reads of one shard.
 #[derive(Debug)]
 pub(crate) struct Reads {
     under_way: BTreeMap<ReadId, ReadFor>,
     /// How many of them look a time up.
     lookups: usize,
-    /// Subscriptions that wait until fewer reads are under way; some have ended since. As many as there are subscriptions
+    /// Subscriptions and connections that wait until fewer reads are under way; some have ended since. As many as there are
     /// at the most, but for those that end while they wait.
-    subscriptions_waiting: VecDeque<(ConnectionId, SubscriptionId)>,
+    readers_waiting: VecDeque<Reader>,
     /// As many as sessions may ask at once.
     lookups_waiting: VecDeque<Lookup>,
     max: usize,
@@ -59,7 +75,7 @@ impl Reads {
         Self {
             under_way: BTreeMap::new(),
             lookups: 0,
-            subscriptions_waiting: VecDeque::new(),
+            readers_waiting: VecDeque::new(),
             lookups_waiting: VecDeque::new(),
             max,
         }
@@ -92,7 +108,18 @@ impl Reads {
 
     /// Queues a subscription that found no read free.
     pub(crate) fn wait(&mut self, conn: ConnectionId, id: SubscriptionId) {
-        self.subscriptions_waiting.push_back((conn, id));
+        self.readers_waiting
+            .push_back(Reader::Subscription(conn, id));
+    }
+
+    /// Queues a connection that owes the rest of a frame.
+    pub(crate) fn wait_owed(&mut self, conn: ConnectionId) {
+        self.readers_waiting.push_back(Reader::Owed(conn));
+    }
+
+    /// Whether anybody waits until a read may begin.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        !self.readers_waiting.is_empty() || !self.lookups_waiting.is_empty()
     }
 }
 
@@ -103,6 +130,12 @@ impl Shard {
         self.journal.cancel_read(read);
     }
 
+    /// Whether there is memory for one more read beside `busy` ones and what was read and is being sent.
+    pub(crate) fn read_fits(&self, busy: usize) -> bool {
+        let each = read_buffer_bytes_max(self.config.read_bytes_max);
+        self.held.get() + (busy + 1) * each <= self.config.held_bytes_max
+    }
+
     /// Looks a time up, now or when fewer reads are under way.
     pub(crate) fn look_up(&mut self, lookup: Lookup) {
         self.reads.lookups_waiting.push_back(lookup);
@@ -111,14 +144,23 @@ impl Shard {
     /// Lets as many read as may. Between events, when no connection is being worked on.
     pub(crate) fn read_waiting(&mut self, effects: &mut Effects) {
         while self.reads.may_look_up(self.journal.reads_under_way())
+            && self.read_fits(self.journal.reads_under_way())
             && let Some(lookup) = self.reads.lookups_waiting.pop_front()
         {
             self.start_lookup(lookup, effects);
         }
         let mut busy = self.journal.reads_under_way();
         while self.reads.may_read(busy)
-            && let Some((conn, id)) = self.reads.subscriptions_waiting.pop_front()
+            && self.read_fits(busy)
+            && let Some(reader) = self.reads.readers_waiting.pop_front()
         {
+            let (conn, id) = match reader {
+                Reader::Subscription(conn, id) => (conn, id),
+                Reader::Owed(conn) => {
+                    busy += usize::from(self.read_owed(conn, effects));
+                    continue;
+                }
+            };
             let Some(connection) = self.connections.get(conn) else {
                 continue;
             };
@@ -153,7 +195,7 @@ impl Shard {
                     self.reads.begin(read, whom);
                 }
             }
-            ReadFor::Subscription(..) => unreachable!("it looks no time up"),
+            ReadFor::Subscription(..) | ReadFor::Owed(_) => unreachable!("it looks no time up"),
         }
     }
 }

@@ -574,7 +574,7 @@ impl Shard {
                 }
                 self.connections.ready(id);
             }
-            Some(ReadFor::Subscription(..)) | None => {}
+            Some(ReadFor::Subscription(..) | ReadFor::Owed(_)) | None => {}
         }
     }
 

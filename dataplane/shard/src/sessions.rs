@@ -2,9 +2,10 @@
 //! request means is decided in the rooms beside. A frame that cannot be taken now stops its connection's receive, and
 //! with it its peer, until there is room.
 
-use crate::connection::{Blocked, Closing, Connection, Leaving, Sending};
+use crate::connection::{Blocked, Closing, Connection, Leaving};
 use crate::metrics::Metrics;
 use crate::produce::{Rejected, refusal};
+use crate::sending::Outgoing;
 use crate::shard::{Phase, Shard};
 use crate::subscription::Source;
 use crate::undurable::Waiter;
@@ -16,15 +17,12 @@ use tiderace_base::limits::{
     SUBSCRIPTION_WINDOW_BYTES_MAX,
 };
 use tiderace_base::mesh::{Origin, Peer};
-use tiderace_base::operation::{Effect, Effects, OpId};
+use tiderace_base::operation::{Effect, Effects};
 use tiderace_base::time::Now;
 use tiderace_wire::credit::Amount;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, Credit, CreditScope, Goodbye, GoodbyeReason, Pong};
 use tiderace_wire::session::{Fault, Identity, Request, Server};
-
-/// Sends of slow readers ended early in one turn, while somebody waits for a write buffer.
-const CANCELS_PER_TURN: usize = 8;
 
 /// Whether a connection's next frame may be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,7 +90,7 @@ impl Shard {
     }
 
     /// Takes frames from what was received, until it is used up or one must wait.
-    fn drive(&mut self, now: Now, connection: &mut Connection, effects: &mut Effects) {
+    pub(crate) fn drive(&mut self, now: Now, connection: &mut Connection, effects: &mut Effects) {
         loop {
             if connection.closing != Closing::No {
                 connection.backlog.clear();
@@ -450,6 +448,7 @@ impl Shard {
         connection.backlog.clear();
         connection.blocked = None;
         self.let_subscriptions_go(connection);
+        self.forget_owed(connection);
         self.undurable.forget(connection.id);
         effects.push(Effect::Close {
             conn: connection.id,
@@ -459,6 +458,7 @@ impl Shard {
     pub(crate) fn closed(&mut self, id: ConnectionId) {
         if let Some(mut connection) = self.connections.take(id) {
             self.let_subscriptions_go(&mut connection);
+            self.forget_owed(&mut connection);
             self.undurable.forget(id);
         }
     }
@@ -537,14 +537,17 @@ impl Shard {
         {
             return;
         }
-        let mut parts = Vec::new();
-        connection.take_encoded(&mut parts);
-        let encoded: usize = parts.iter().map(Bytes::len).sum();
-        let budget = self.config.send_bytes_max.saturating_sub(encoded);
-        self.deliver(connection, &mut parts, budget, effects);
+        if self.send_owed(now, connection, effects) {
+            return;
+        }
+        let mut outgoing = Outgoing::default();
+        connection.take_encoded(&mut outgoing);
+        let budget = self.config.send_bytes_max.saturating_sub(outgoing.bytes);
+        self.deliver(connection, &mut outgoing, budget, effects);
+        connection.drop_reads();
         // Delivering may have written errors and gaps.
-        connection.take_encoded(&mut parts);
-        if parts.is_empty() {
+        connection.take_encoded(&mut outgoing);
+        if outgoing.bytes == 0 {
             if connection.closing == Closing::WhenSent {
                 self.close(connection, effects);
             } else if self.is_done(connection) {
@@ -552,108 +555,7 @@ impl Shard {
             }
             return;
         }
-        let op = self.ops.allocate();
-        connection.sending = Some(Sending {
-            op,
-            parts: parts.clone(),
-            cancelled: false,
-        });
-        self.sending.push_back((connection.id, op));
-        effects.push(Effect::Send {
-            op,
-            conn: connection.id,
-            parts,
-        });
-    }
-
-    /// Takes write buffers back from slow readers when somebody waits for one: their sends, the oldest first, are ended
-    /// early. What is left of them is copied and sent on from there.
-    pub(crate) fn unpin(&mut self, effects: &mut Effects) {
-        if self.waiting_for_room.is_empty() && self.forwarded.is_empty() {
-            return;
-        }
-        let mut cancelled = 0;
-        while cancelled < CANCELS_PER_TURN
-            && let Some((id, op)) = self.sending.pop_front()
-        {
-            if let Some(connection) = self.connections.get(id)
-                && let Some(sending) = &mut connection.sending
-                && sending.op == op
-                && !sending.cancelled
-            {
-                sending.cancelled = true;
-                cancelled += 1;
-                effects.push(Effect::CancelSend { conn: id });
-            }
-        }
-    }
-
-    /// Forgets the sends that have ended, so that the list of the oldest stays as short as the list of the open ones.
-    fn forget_sent(&mut self) {
-        while let Some((id, op)) = self.sending.front().copied()
-            && self.connections.get(id).is_none_or(|connection| {
-                connection
-                    .sending
-                    .as_ref()
-                    .is_none_or(|sending| sending.op != op)
-            })
-        {
-            self.sending.pop_front();
-        }
-        if self.sending.len() > 2 * self.connections.len() + 64 {
-            let connections = &mut self.connections;
-            self.sending.retain(|(id, op)| {
-                connections
-                    .get(*id)
-                    .and_then(|connection| connection.sending.as_ref())
-                    .is_some_and(|sending| sending.op == *op)
-            });
-        }
-    }
-
-    pub(crate) fn sent(
-        &mut self,
-        now: Now,
-        id: ConnectionId,
-        op: OpId,
-        sent_bytes: u64,
-        alive: bool,
-        effects: &mut Effects,
-    ) {
-        let Some(mut connection) = self.connections.take(id) else {
-            return;
-        };
-        let sending = connection.sending.take().expect("a send is in flight");
-        assert_eq!(sending.op, op, "one send is in flight, and it is this one");
-        let rest = sending.rest(sent_bytes);
-        if alive && !rest.is_empty() {
-            // It was cancelled. The rest must follow before anything else does: a frame may have been cut in two.
-            let op = self.ops.allocate();
-            connection.sending = Some(Sending {
-                op,
-                parts: vec![rest.clone()],
-                cancelled: true,
-            });
-            effects.push(Effect::Send {
-                op,
-                conn: id,
-                parts: vec![rest],
-            });
-            self.connections.put(connection);
-            return self.room(now, effects);
-        }
-        if alive {
-            // What it could not be told before may have choked it.
-            self.drive(now, &mut connection, effects);
-        } else {
-            self.close(&mut connection, effects);
-        }
-        self.connections.put(connection);
-        self.connections.ready(id);
-        self.forget_sent();
-        if !self.waiting_for_room.is_empty() || !self.forwarded.is_empty() {
-            self.room(now, effects);
-        }
+        self.begin_send(now, connection, outgoing, effects);
     }
 }
 

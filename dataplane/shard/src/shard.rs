@@ -6,9 +6,10 @@ use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Index, Partitions};
-use crate::reads::Reads;
+use crate::reads::{Reads, read_buffer_bytes_max};
 use crate::replay::{HeldSlot, Rebuilt};
 use crate::retention::AgeClock;
+use crate::sending::{HeldBytes, SendQueue};
 use crate::tombstones::Tombstones;
 use crate::undurable::Undurable;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tiderace_base::catalogue::Snapshot;
 use tiderace_base::disk::Disk;
 use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId};
 use tiderace_base::mesh::{Message, Origin, Peer};
-use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpId, OpIds};
+use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
 use tiderace_base::position::{Epoch, Lsn};
 use tiderace_base::time::{Mono, Now};
 use tiderace_storage::{Journal, OpenError, Output, Settings};
@@ -38,6 +39,9 @@ pub struct ShardConfig {
     pub read_bytes_max: usize,
     /// Cold reads under way at once, wanted or not: at least 2.
     pub reads_max: usize,
+    /// Bytes of the buffers of all cold reads, those under way and those whose bytes are being sent: at least 2 of
+    /// [`read_buffer_bytes_max`](crate::read_buffer_bytes_max).
+    pub held_bytes_max: usize,
     /// Subscriptions of all connections together.
     pub subscriptions_max: usize,
     /// Bytes of one send to a subscriber.
@@ -126,8 +130,12 @@ pub struct Shard {
     pub(crate) forwarded: VecDeque<Forwarded>,
     /// Batches that were forwarded to other shards, with the credit that each spent.
     pub(crate) forwarded_out: BTreeMap<Origin, u64>,
-    /// Sends in the order in which they began; some have ended.
-    pub(crate) sending: VecDeque<(ConnectionId, OpId)>,
+    /// Sends of slices of write buffers.
+    pub(crate) pinning: SendQueue,
+    /// Sends of what was read.
+    pub(crate) holding: SendQueue,
+    /// What was read and is about to be sent, or being sent.
+    pub(crate) held: HeldBytes,
     /// Partitions whose stream no catalogue has named yet.
     pub(crate) unbound: Vec<Index>,
     pub(crate) tombstones: Tombstones,
@@ -175,6 +183,10 @@ impl Shard {
         settings: Settings,
         now: Now,
     ) -> Result<Self, ShardError> {
+        assert!(
+            config.held_bytes_max >= 2 * read_buffer_bytes_max(config.read_bytes_max),
+            "a read may be under way while another is being sent"
+        );
         let mut rebuilt = Rebuilt::default();
         let journal = tiderace_storage::open(disk, settings, now, &mut rebuilt)
             .map_err(ShardError::Journal)?;
@@ -204,7 +216,9 @@ impl Shard {
             waiting_for_mesh: VecDeque::new(),
             forwarded: VecDeque::new(),
             forwarded_out: BTreeMap::new(),
-            sending: VecDeque::new(),
+            pinning: SendQueue::default(),
+            holding: SendQueue::default(),
+            held: HeldBytes::default(),
             unbound,
             tombstones: Tombstones::default(),
             woken: Vec::new(),
@@ -276,7 +290,7 @@ impl Shard {
         for output in outputs.drain(..) {
             match output {
                 Output::Durable(lsn) => self.became_durable(now, lsn, effects),
-                Output::Read { id, result } => self.read_done(id, result),
+                Output::Read { id, result } => self.read_done(id, result, effects),
                 Output::Time { id, result } => self.time_found(id, result),
                 Output::CheckpointWanted { base } => self.start_capture(base),
                 Output::CheckpointDone => {}
@@ -348,6 +362,7 @@ impl Shard {
             self.connections.next_deadline(),
             self.connections.next_finish(),
             self.retention_due,
+            self.next_slow_send(),
             drain,
         ];
         let wake_at = due.into_iter().flatten().min();
@@ -410,7 +425,7 @@ impl Machine for Shard {
         }
         self.metrics.turns_total.add(1);
         self.feed_checkpoint(effects);
-        self.unpin(effects);
+        self.end_slow_sends(now, effects);
         self.read_waiting(effects);
         // The disk first: it takes longest. Then whoever has something to be told.
         self.journal.flush(now, effects);

@@ -6,6 +6,7 @@ use crate::connection::Connection;
 use crate::partition::Partition;
 use crate::partitions::Index;
 use crate::reads::ReadFor;
+use crate::sending::{Delivered, Held, Outgoing};
 use crate::shard::Shard;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -32,7 +33,7 @@ pub(crate) enum Source {
     Reading(ReadId),
     /// What a read brought. It is sent in the same turn, or dropped and read again: nothing that was read is held for a
     /// reader that does not take it.
-    Read(VecDeque<Bytes>),
+    Read(VecDeque<Bytes>, Held),
     /// The time that it starts at is being looked up; `None`: that waits until fewer reads are under way.
     Seeking(Option<ReadId>),
 }
@@ -42,7 +43,7 @@ impl Source {
     fn read(&self) -> Option<ReadId> {
         match self {
             Self::Reading(read) | Self::Seeking(Some(read)) => Some(*read),
-            Self::Memory | Self::Waiting | Self::Read(_) | Self::Seeking(None) => None,
+            Self::Memory | Self::Waiting | Self::Read(..) | Self::Seeking(None) => None,
         }
     }
 }
@@ -63,6 +64,17 @@ pub(crate) struct Subscription {
     pub(crate) needs_bytes: u64,
     /// Whether it stands in its connection's queue.
     pub(crate) queued: bool,
+}
+
+impl Subscription {
+    /// Goes back to before a frame that was not sent after all. The read under way is for what follows it: it is returned,
+    /// to be forgotten.
+    pub(crate) fn take_back(&mut self, frame: &Delivered) -> Option<ReadId> {
+        self.credit.take_back(frame.amount);
+        self.next = frame.before;
+        self.needs_bytes = 0;
+        core::mem::replace(&mut self.source, Source::Memory).read()
+    }
 }
 
 /// Whether a subscription has more to send.
@@ -147,11 +159,11 @@ impl Shard {
         }
     }
 
-    /// Adds delivers of a connection's subscriptions to `parts`, each in its turn, up to `budget` bytes.
+    /// Adds delivers of a connection's subscriptions to what it sends, each in its turn, up to `budget` bytes.
     pub(crate) fn deliver(
         &mut self,
         connection: &mut Connection,
-        parts: &mut Vec<Bytes>,
+        outgoing: &mut Outgoing,
         mut budget: usize,
         effects: &mut Effects,
     ) {
@@ -164,7 +176,13 @@ impl Shard {
             };
             subscription.queued = false;
             self.metrics.subscription_turns_total.add(1);
-            match self.deliver_one(connection, &mut subscription, parts, &mut budget, effects) {
+            match self.deliver_one(
+                connection,
+                &mut subscription,
+                outgoing,
+                &mut budget,
+                effects,
+            ) {
                 Progress::More => {
                     subscription.queued = true;
                     connection.runnable.push_back(id);
@@ -189,7 +207,7 @@ impl Shard {
         &mut self,
         connection: &mut Connection,
         subscription: &mut Subscription,
-        parts: &mut Vec<Bytes>,
+        outgoing: &mut Outgoing,
         budget: &mut usize,
         effects: &mut Effects,
     ) -> Progress {
@@ -211,7 +229,12 @@ impl Shard {
             partition.visible,
             partition.durable.epochs.last(),
         );
-        if subscription.next < start && matches!(subscription.source, Source::Memory) {
+        if subscription.next < start
+            && matches!(subscription.source, Source::Memory | Source::Read(..))
+        {
+            // Before its delivers of this send, never between them: those may be taken back, and the gap is not. What was
+            // read may be gone in part.
+            subscription.source = Source::Memory;
             let gap = Gap {
                 subscription: subscription.id,
                 reason: partition.gap_reason(),
@@ -221,6 +244,7 @@ impl Shard {
             connection.push_frame(|id, out| gap.encode(out, id));
             subscription.next = start;
         }
+        let before = subscription.next;
         let bytes_max = DELIVER_BYTES_MAX.min(*budget);
         let mut batches: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
@@ -228,7 +252,7 @@ impl Shard {
         let mut starved = None;
         match &mut subscription.source {
             Source::Waiting | Source::Reading(_) | Source::Seeking(_) => return Progress::Waits,
-            Source::Read(read) => {
+            Source::Read(read, _) => {
                 while let Some(batch) = read.front() {
                     if bytes > 0 && bytes + batch.len() > bytes_max {
                         break;
@@ -248,7 +272,12 @@ impl Shard {
                     subscription.next = header.next_offset();
                     batches.extend(read.pop_front());
                 }
-                subscription.source = Source::Memory;
+                if let Source::Read(_, held) =
+                    core::mem::replace(&mut subscription.source, Source::Memory)
+                    && bytes > 0
+                {
+                    outgoing.held.push(held);
+                }
             }
             Source::Memory => {
                 if subscription.next >= visible {
@@ -282,6 +311,7 @@ impl Shard {
                         Some(last) if joined.is_some() => *last = slice,
                         Some(_) | None => batches.push(slice),
                     }
+                    outgoing.pins = true;
                     run = Some((from, wanted));
                     bytes += len;
                     count += 1;
@@ -299,10 +329,17 @@ impl Shard {
                 epoch,
                 end_offset: visible,
             };
-            connection.push_deliver(frame, bytes, batches, parts);
+            let whole = Delivered {
+                subscription: subscription.id,
+                request: subscription.request,
+                before,
+                amount: Amount {
+                    bytes: bytes as u64,
+                    batches: count,
+                },
+            };
+            connection.push_deliver(frame, subscription.key, whole, batches, outgoing);
             *budget = budget.saturating_sub(bytes);
-            self.metrics.batches_delivered_total.add(count);
-            self.metrics.bytes_delivered_total.add(bytes as u64);
         }
         match starved {
             Some(Starved::Link(amount)) => Progress::NeedsLink(amount),
@@ -333,7 +370,8 @@ impl Shard {
         if left.bytes < subscription.needs_bytes.max(1) || left.batches == 0 {
             return Progress::Waits;
         }
-        if !self.reads.may_read(self.journal.reads_under_way()) {
+        let busy = self.journal.reads_under_way();
+        if !self.reads.may_read(busy) || !self.read_fits(busy) {
             subscription.source = Source::Waiting;
             self.reads.wait(conn, subscription.id);
             return Progress::Waits;
@@ -351,14 +389,22 @@ impl Shard {
     }
 
     /// A read of the journal ended.
-    pub(crate) fn read_done(&mut self, read: ReadId, result: Result<ReadBatches, ReadError>) {
-        let Some(ReadFor::Subscription(conn, id)) = self.reads.end(read) else {
-            return;
+    pub(crate) fn read_done(
+        &mut self,
+        read: ReadId,
+        result: Result<ReadBatches, ReadError>,
+        effects: &mut Effects,
+    ) {
+        let (conn, id) = match self.reads.end(read) {
+            Some(ReadFor::Subscription(conn, id)) => (conn, id),
+            Some(ReadFor::Owed(conn)) => return self.owed_read(conn, result, effects),
+            Some(ReadFor::Seek(..) | ReadFor::OffsetByTime(..)) | None => return,
         };
         let Some(connection) = self.connections.get(conn) else {
             return;
         };
-        let is_sending = connection.sending.is_some();
+        let is_sending = connection.sending.is_some() || connection.owed.is_some();
+        connection.has_reads |= !is_sending;
         let Some(subscription) = connection.subscriptions.get_mut(&id) else {
             return;
         };
@@ -371,7 +417,7 @@ impl Shard {
                 subscription.source = if is_sending {
                     Source::Memory
                 } else {
-                    Source::Read(found.batches.into())
+                    Source::Read(found.batches.into(), self.held.hold(found.buffer_bytes))
                 };
                 false
             }

@@ -214,7 +214,11 @@ impl Journal {
                         self.reads.places.remember(job.key, next, place);
                         self.outputs.push(Output::Read {
                             id,
-                            result: Ok(ReadBatches { batches, next }),
+                            result: Ok(ReadBatches {
+                                batches,
+                                next,
+                                buffer_bytes: bytes.len(),
+                            }),
                         });
                     }
                     Outcome::Time(found) => {

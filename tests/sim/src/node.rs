@@ -2,9 +2,9 @@
 //! the program calls, with segments and buffers so small that they roll, fill up and are recycled all the time.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tiderace_base::catalogue::Durability;
+use tiderace_base::catalogue::{Durability, Retention};
 use tiderace_base::ids::{BootId, ShardId};
 use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, SEGMENT_BYTES_MIN};
 use tiderace_base::mesh::Peer;
@@ -16,7 +16,7 @@ use tiderace_shard::{Metrics, Shard};
 
 use crate::run::Scenario;
 pub use crate::workload::Habit;
-use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain};
+use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain, populate_stalls};
 use crate::world::disk::SimDisk;
 use crate::world::{BootError, Program, World};
 
@@ -26,7 +26,12 @@ struct Tiderace {
     config: NodeConfig,
     /// What the shards of this run count.
     metrics: Vec<Arc<Metrics>>,
+    /// Where whoever runs the scenario finds that.
+    shared: Option<SharedMetrics>,
 }
+
+/// What the shards of the last start count.
+pub type SharedMetrics = Arc<Mutex<Vec<Arc<Metrics>>>>;
 
 impl Tiderace {
     fn new(shards: u16, segment_bytes: u64) -> Self {
@@ -45,6 +50,7 @@ impl Tiderace {
                 small_chunks: true,
             },
             metrics: Vec::new(),
+            shared: None,
         }
     }
 }
@@ -69,6 +75,12 @@ impl Program for Tiderace {
         let node = boot(control_disk, shard_disks, &self.config, boot_id, seed, now)
             .map_err(|error| BootError::Refused(error.to_string()))?;
         self.metrics = node.shards.iter().map(Shard::metrics).collect();
+        if let Some(shared) = &self.shared {
+            shared
+                .lock()
+                .expect("nobody panics with it")
+                .clone_from(&self.metrics);
+        }
         let mut machines: Vec<Box<dyn Machine>> = Vec::with_capacity(disks.len());
         for shard in node.shards {
             machines.push(Box::new(shard));
@@ -134,6 +146,38 @@ impl Scenario for DrainedNode {
         let segment_bytes = SEGMENT_BYTES_MIN << prng.below(3);
         world.add_node(Box::new(Tiderace::new(zone.shards, segment_bytes)));
         populate_drain(world, &zone, self.habits, prng);
+    }
+
+    fn audit(&self, world: &mut World, seed: u64) {
+        OneNode.audit(world, seed);
+    }
+}
+
+/// One node with many subscribers that cease to read again and again.
+#[derive(Clone, Debug, Default)]
+pub struct StalledNode {
+    /// How many.
+    pub subscribers: usize,
+    /// Whether its streams keep everything.
+    pub keeps: bool,
+    /// What its shards count.
+    pub metrics: SharedMetrics,
+}
+
+impl Scenario for StalledNode {
+    fn populate(&self, world: &mut World, seed: u64) {
+        let mut zone = OneNode::zone(seed);
+        if self.keeps {
+            for plan in &mut zone.streams {
+                plan.retention = Retention::default();
+            }
+        }
+        let prng = &mut Prng::new(!seed);
+        let segment_bytes = SEGMENT_BYTES_MIN << prng.below(3);
+        let mut program = Tiderace::new(zone.shards, segment_bytes);
+        program.shared = Some(Arc::clone(&self.metrics));
+        world.add_node(Box::new(program));
+        populate_stalls(world, &zone, self.subscribers, prng);
     }
 
     fn audit(&self, world: &mut World, seed: u64) {

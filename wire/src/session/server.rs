@@ -141,6 +141,7 @@ pub struct Server {
     ids: MessageIds,
     link: Granter,
     delivery: Option<Spender>,
+    delivery_granted: Amount,
     delivered: Amount,
     outstanding: usize,
 }
@@ -155,6 +156,7 @@ impl Server {
             ids: MessageIds::default(),
             link: Granter::new(window),
             delivery: None,
+            delivery_granted: Amount::ZERO,
             delivered: Amount::ZERO,
             outstanding: 0,
         }
@@ -276,6 +278,7 @@ impl Server {
                     .delivery
                     .get_or_insert_with(|| Spender::resumed(delivered));
                 spender.granted_to(total);
+                self.delivery_granted = self.delivery_granted.max(total);
                 Ok(())
             }
             CreditScope::Subscription => Ok(()),
@@ -401,6 +404,22 @@ impl Server {
             .checked_add(amount)
             .expect("totals outlast the connection");
         true
+    }
+
+    /// Batches that were to be delivered were not sent after all: their link credit can be spent again.
+    ///
+    /// # Panics
+    /// When more is taken back than was delivered.
+    pub fn take_back(&mut self, amount: Amount) {
+        self.delivered = self
+            .delivered
+            .checked_sub(amount)
+            .expect("only what was delivered is taken back");
+        if let Some(spender) = &mut self.delivery {
+            // P-43: what was delivered before the first grant counts; what was not sent does not, so it grants nothing.
+            *spender = Spender::resumed(self.delivered);
+            spender.granted_to(self.delivery_granted);
+        }
     }
 
     /// The node begins nothing new; the owner says goodbye. Says whether the session was open.

@@ -122,6 +122,21 @@ pub(crate) fn populate_drain(world: &mut World, zone: &Zone, habits: &[Habit], p
     }
 }
 
+/// Adds the clients of a run that is about readers that stall: producers, and many subscribers that cease to read again and
+/// again; some more leave and come back.
+pub(crate) fn populate_stalls(world: &mut World, zone: &Zone, dozing: usize, prng: &mut Prng) {
+    world.add_actor(Box::new(Creator::new(zone.clone(), prng)));
+    for _ in 0..6 {
+        world.add_actor(Box::new(Producer::new(zone.clone(), prng)));
+    }
+    for _ in 0..dozing {
+        world.add_actor(Box::new(Subscriber::dozing(zone.clone(), prng)));
+    }
+    for _ in 0..dozing / 8 {
+        world.add_actor(Box::new(Subscriber::new(zone.clone(), prng)));
+    }
+}
+
 /// Adds one reader for each partition that there is.
 pub(crate) fn audit(world: &mut World, zone: &Zone, prng: &mut Prng) {
     for stream in 0..zone.streams.len() {

@@ -2,6 +2,7 @@
 //! that goes wrong goes on where it stood, by epoch and offset. Some give credit late, some stop reading for a while,
 //! some leave and come back. An auditor is one that reads everything once and reports that it has.
 
+use bytes::Bytes;
 use tiderace_base::catalogue::Stream;
 use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId, SubscriptionId};
 use tiderace_base::position::Epoch;
@@ -17,6 +18,10 @@ use super::session::{Arrived, Session};
 use super::{StreamPlan, Zone};
 use crate::history::{Credit, Ledger, Observation, Reader, Scope};
 use crate::world::{Actor, ActorEvent, MachineId, Port};
+
+mod dozing;
+
+use dozing::{Dozing, WRITTEN_WITHIN_NS};
 
 /// A client gives up on a connection that says nothing for so long while it waits for an answer.
 const PATIENCE_NS: u64 = 5_000_000_000;
@@ -76,6 +81,7 @@ pub(crate) struct Subscriber {
     audit: Option<Option<u64>>,
     done: bool,
     quiet_until_ns: u64,
+    dozing: Option<Dozing>,
 }
 
 impl Subscriber {
@@ -116,6 +122,28 @@ impl Subscriber {
         subscriber
     }
 
+    /// One that stalls all the time, with much credit.
+    pub(crate) fn dozing(zone: Zone, prng: &mut Prng) -> Self {
+        let mut subscriber = Self::staying(zone, Habit::Reads, prng);
+        subscriber.window = Credit {
+            bytes: prng.range(64, 1024) * 1024,
+            batches: prng.range(64, 4096),
+        };
+        subscriber.lazy = false;
+        subscriber.stalls = true;
+        subscriber.next = Some((0, 0));
+        subscriber.dozing = Some(Dozing {
+            // Sometimes it is this that runs out.
+            link_window: Credit {
+                bytes: prng.range(64, 1024) * 1024,
+                batches: 4096,
+            },
+            others_wanted: prng.below(4),
+            ..Dozing::default()
+        });
+        subscriber
+    }
+
     /// Reads everything once.
     pub(crate) fn auditor(zone: Zone, stream: usize, partition: u32, prng: &mut Prng) -> Self {
         Self {
@@ -150,6 +178,7 @@ impl Subscriber {
             audit: Some(None),
             done: false,
             quiet_until_ns: 0,
+            dozing: None,
         }
     }
 
@@ -177,6 +206,14 @@ impl Subscriber {
         self.phase = Phase::Idle;
         self.asked_time = None;
         self.reads_again_ns = None;
+        if let Some(dozing) = &mut self.dozing {
+            dozing.link_granted = Credit::default();
+            dozing.link_spent = Credit::default();
+            if dozing.end.take().is_some() {
+                dozing.asks_ns = Some(0);
+            }
+            dozing.others.clear();
+        }
     }
 
     /// Does what is next: metadata, the right shard, the subscription.
@@ -209,6 +246,11 @@ impl Subscriber {
         if session.draining {
             return;
         }
+        let stream = stream.id;
+        self.grant_link(port);
+        let Some(session) = self.session.as_mut() else {
+            return;
+        };
         self.subscription += 1;
         let (from, position, epoch) = match (self.audit, self.next) {
             (Some(_), _) => (SubscribeFrom::Earliest, 0, 0),
@@ -219,7 +261,7 @@ impl Subscriber {
         let subscribe = Subscribe {
             subscription: SubscriptionId::new(self.subscription),
             partition: PartitionIndex::new(self.partition),
-            stream: stream.id,
+            stream,
             from,
             epoch: Epoch::new(epoch),
             position,
@@ -274,6 +316,9 @@ impl Subscriber {
         let Ok(control) = Control::decode(arrived.kind, &arrived.control) else {
             return;
         };
+        if self.take_of_others(&control, &arrived.batches, port) {
+            return;
+        }
         match control {
             Control::Metadata(metadata) => {
                 let info = metadata
@@ -301,6 +346,7 @@ impl Subscriber {
                     return;
                 }
                 self.phase = Phase::Open;
+                self.subscribe_others(port);
                 if let (Habit::Sleeps, Some(session)) = (self.habit, &self.session) {
                     port.reads(session.link, false);
                 }
@@ -381,6 +427,18 @@ impl Subscriber {
                 partition: self.key(),
                 from: loss.from.get(),
             }),
+            Control::StreamDescription(described) => {
+                let own = described
+                    .partitions
+                    .iter()
+                    .find(|it| it.partition.get() == self.partition);
+                let (Some(own), Some(dozing)) = (own, &mut self.dozing) else {
+                    self.complain(port, format!("{described:?} was not asked for"));
+                    return;
+                };
+                dozing.end = Some(own.end.get());
+                self.check_end(port);
+            }
             Control::Unsubscribed(unsubscribed) => {
                 if unsubscribed.subscription.get() == self.subscription {
                     self.phase = Phase::Idle;
@@ -454,7 +512,7 @@ impl Subscriber {
         self.phase = Phase::Idle;
     }
 
-    fn deliver(&mut self, end: u64, batches: &bytes::Bytes, port: &mut Port<'_>) {
+    fn deliver(&mut self, end: u64, batches: &Bytes, port: &mut Port<'_>) {
         let Some(stream) = self.stream.clone() else {
             return;
         };
@@ -478,6 +536,7 @@ impl Subscriber {
             }
             self.spent.bytes += batch.bytes as u64;
             self.spent.batches += 1;
+            self.spend_link(batch.bytes, port);
             if let Some(ledger) = self.ledger() {
                 port.observe(Observation::Spent {
                     ledger,
@@ -508,6 +567,15 @@ impl Subscriber {
     }
 
     fn check_end(&mut self, port: &mut Port<'_>) {
+        if let Some(dozing) = &self.dozing
+            && let (Some(end), Some((next, _))) = (dozing.end, self.next)
+        {
+            let others = dozing.others.iter();
+            self.done = next >= end
+                && others
+                    .filter_map(|other| other.next)
+                    .all(|next| next >= end);
+        }
         if let Some(Some(end)) = self.audit
             && let Some((next, _)) = self.next
             && next >= end
@@ -533,7 +601,8 @@ impl Subscriber {
         let Some(session) = self.session.as_mut().filter(|session| session.is_open()) else {
             return;
         };
-        if self.stalls && self.reads_again_ns.is_none() && port.prng.chance(1, 20) {
+        let often = if self.dozing.is_some() { 4 } else { 20 };
+        if self.stalls && self.reads_again_ns.is_none() && port.prng.chance(1, often) {
             self.reads_again_ns = Some(port.now_ns + port.prng.range(10_000_000, 2_000_000_000));
             port.reads(session.link, false);
         } else if self.leaves && self.phase == Phase::Open && port.prng.chance(1, 20) {
@@ -571,8 +640,9 @@ impl Actor for Subscriber {
                     self.reads_again_ns = None;
                     port.reads(session.link, true);
                 }
-                let waits =
-                    matches!(self.phase, Phase::Asked(_) | Phase::Leaving) || self.audit.is_some();
+                let waits = (matches!(self.phase, Phase::Asked(_) | Phase::Leaving)
+                    || self.audit.is_some())
+                    && self.dozing.is_none();
                 let stays = self.stays && self.phase == Phase::Open;
                 if let Some(session) = &self.session
                     && self.reads_again_ns.is_none()
@@ -600,6 +670,7 @@ impl Actor for Subscriber {
                     self.misbehave(port);
                 }
                 self.pump(port);
+                self.ask_end(port);
                 let wait_ns = port.prng.range(5_000_000, 40_000_000);
                 port.wake_in(wait_ns);
             }
@@ -647,16 +718,20 @@ impl Actor for Subscriber {
     }
 
     fn waits(&self) -> bool {
-        self.audit.is_some() && !self.done
+        match &self.dozing {
+            Some(dozing) => (dozing.asks_ns.is_some() || dozing.end.is_some()) && !self.done,
+            None => self.audit.is_some() && !self.done,
+        }
     }
 
     fn waits_for(&self) -> String {
         format!(
-            "auditor of {}/{}: {:?} of {:?}, {:?}, shard {:?}, session {:?}",
+            "reader of {}/{}: {:?} of {:?} {:?}, {:?}, shard {:?}, session {:?}",
             self.plan.path,
             self.partition,
             self.next,
             self.audit,
+            self.dozing,
             self.phase,
             self.shard,
             self.session
@@ -664,6 +739,9 @@ impl Actor for Subscriber {
     }
 
     fn heal(&mut self, port: &mut Port<'_>) {
+        if let Some(dozing) = &mut self.dozing {
+            dozing.asks_ns = Some(port.now_ns + WRITTEN_WITHIN_NS);
+        }
         if let Some(session) = &self.session {
             self.reads_again_ns = None;
             port.reads(session.link, true);
