@@ -631,3 +631,180 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use tiderace_base::ids::{PartitionIndex, ProducerId, SlotId, StreamId};
+    use tiderace_base::limits::BATCH_HEADER_BYTES;
+    use tiderace_base::position::{Epoch, ProducerEpoch, ProducerSeq, SlotSeq};
+    use tiderace_wire::batch::{Attributes, Placement, ProducerPart};
+    use tiderace_wire::entry::EntryKind;
+    use tiderace_wire::frame::{Deliver, Pong};
+    use tiderace_wire::session::Server;
+
+    fn key() -> PartitionKey {
+        PartitionKey {
+            stream: StreamId::new(1),
+            partition: PartitionIndex::new(0),
+        }
+    }
+
+    /// A placed batch of 3 records whose body says where it stands.
+    fn batch(base: u64, body_bytes: usize) -> Bytes {
+        let mut header = BatchHeader::producer(ProducerPart {
+            attributes: Attributes::NONE,
+            key: key(),
+            record_count: 3,
+            body_bytes: body_bytes as u32,
+            body_crc: 0,
+            producer_id: ProducerId::default(),
+            producer_seq: ProducerSeq::ZERO,
+            producer_epoch: ProducerEpoch::ZERO,
+            schema_id: 0,
+            first_time_us: 0,
+            time_span_us: 0,
+        });
+        header.place(Placement {
+            base_offset: Offset::new(base),
+            slot_seq: SlotSeq::new(base),
+            epoch: Epoch::new(1),
+            slot: SlotId::new(0),
+            entry_kind: EntryKind::Data,
+            append_time_us: base,
+        });
+        let mut bytes = header.bytes().to_vec();
+        bytes.extend((0..body_bytes).map(|at| (base as usize * 7 + at) as u8));
+        bytes.into()
+    }
+
+    /// A send of other frames and of deliver frames, and where each of its batches lies.
+    fn send() -> (Outgoing, BTreeMap<Offset, usize>) {
+        let window = Amount {
+            bytes: 1 << 20,
+            batches: 100,
+        };
+        let session = Server::new(Mono::from_ns(0), window);
+        let mut connection = Connection::new(ConnectionId::new(1), session);
+        let mut outgoing = Outgoing::default();
+        let mut places = BTreeMap::new();
+        let mut base = 10;
+        for (number, sizes) in [vec![40], vec![500, 1, 300], vec![], vec![20, 20]]
+            .iter()
+            .enumerate()
+        {
+            connection.push_frame(|id, out| {
+                Pong {
+                    nonce: number as u64,
+                }
+                .encode(out, id);
+            });
+            if sizes.is_empty() {
+                continue;
+            }
+            let before = Offset::new(base);
+            let mut batches = Vec::new();
+            for bytes in sizes {
+                batches.push(batch(base, *bytes));
+                base += 3;
+            }
+            let bytes: usize = batches.iter().map(Bytes::len).sum();
+            let frame = Deliver {
+                subscription: SubscriptionId::new(number as u32),
+                epoch: Epoch::new(1),
+                end_offset: Offset::new(1000),
+            };
+            let whole = Delivered {
+                subscription: frame.subscription,
+                request: MessageId::new(1 + number as u64),
+                before,
+                amount: Amount {
+                    bytes: bytes as u64,
+                    batches: batches.len() as u64,
+                },
+            };
+            connection.push_deliver(frame, key(), whole, batches.clone(), &mut outgoing);
+            let mut at = outgoing.bytes - bytes;
+            for (index, batch) in batches.iter().enumerate() {
+                places.insert(before.advance(3 * index as u64), at);
+                at += batch.len();
+            }
+        }
+        connection.push_frame(|id, out| Pong { nonce: 9 }.encode(out, id));
+        connection.take_encoded(&mut outgoing);
+        (outgoing, places)
+    }
+
+    #[test]
+    fn wherever_a_send_is_cut_what_follows_is_the_rest_without_the_frames_taken_back() {
+        let (outgoing, places) = send();
+        let all = outgoing.parts.concat();
+        assert_eq!(all.len(), outgoing.bytes);
+        let mut owed_seen = 0;
+        for sent in 0..all.len() {
+            let cut = outgoing.cut(sent);
+            let unbegun = outgoing.pieces.iter().filter(|piece| piece.at > sent);
+            let dropped: Vec<Delivered> = unbegun.clone().filter_map(|piece| piece.whole).collect();
+            assert_eq!(cut.dropped, dropped, "cut at {sent}");
+            let mut due: Vec<u8> = Vec::new();
+            let mut at = sent;
+            for piece in unbegun {
+                due.extend_from_slice(&all[at..piece.at]);
+                at = piece.end();
+            }
+            due.extend_from_slice(&all[at..]);
+            let mut follows = cut.rest.clone();
+            if let Some(owed) = &cut.owed {
+                owed_seen += 1;
+                assert!(cut.rest.len() <= STALLED_BYTES_MAX, "cut at {sent}");
+                let from = places[&owed.place.offset] + owed.place.skip;
+                follows.extend_from_slice(&all[from..from + owed.left]);
+            }
+            follows.extend_from_slice(&cut.kept);
+            assert!(follows == due, "cut at {sent}");
+        }
+        assert!(owed_seen > 100, "a frame larger than a probe was cut");
+    }
+
+    #[test]
+    fn what_is_owed_goes_on_in_the_middle_of_a_batch() {
+        let (outgoing, places) = send();
+        let all = outgoing.parts.concat();
+        let held = HeldBytes::default();
+        for sent in 0..all.len() {
+            let Some(owed) = outgoing.cut(sent).owed else {
+                continue;
+            };
+            // Read again from its place on, one batch at a time and all at once.
+            let from = places[&owed.place.offset];
+            let mut batches = Vec::new();
+            let mut at = from;
+            while at < from + owed.place.skip + owed.left {
+                let header = BatchHeader::parse(&all[at..]).expect("a batch begins here");
+                batches.push(Bytes::copy_from_slice(&all[at..at + header.batch_len()]));
+                at += header.batch_len();
+            }
+            let want = &all[from + owed.place.skip..][..owed.left];
+            for count in 1..=batches.len() {
+                let some = batches[..count].to_vec();
+                let next = owed.outgoing(some, held.hold(1)).expect("it is the rest");
+                assert_eq!(next.parts.concat(), want[..next.bytes], "cut at {sent}");
+                assert_eq!(next.bytes + next.pieces[0].more, owed.left, "cut at {sent}");
+                let behind = next.owed().map(|owed| (owed.place, owed.left));
+                match behind {
+                    Some((place, left)) => {
+                        assert_eq!(
+                            places[&place.offset] + place.skip + left,
+                            from + owed.place.skip + owed.left
+                        );
+                    }
+                    None => assert_eq!(next.bytes, owed.left),
+                }
+            }
+            let stranger = vec![batch(5000, BATCH_HEADER_BYTES)];
+            assert!(owed.outgoing(stranger, held.hold(1)).is_none());
+        }
+        assert_eq!(held.get(), 0, "what was held is given back");
+    }
+}
