@@ -172,9 +172,11 @@ pub(crate) struct Progress {
     drawn: Option<Instant>,
 }
 
+/// Columns of a terminal that does not say how wide it is.
+const COLUMNS_USUAL: usize = 80;
+
 impl Progress {
     const REDRAW_EVERY: Duration = Duration::from_millis(100);
-    const WIDTH: u64 = 30;
 
     /// Progress towards `total` units, when that is known.
     pub(crate) fn new(total: Option<u64>) -> Self {
@@ -196,11 +198,8 @@ impl Progress {
             return;
         }
         self.drawn = Some(now);
-        let bar = self
-            .total
-            .map(|total| bar(done, total, Self::WIDTH))
-            .unwrap_or_default();
-        self.draw(&format!("{bar}{}", words(now.duration_since(self.begun))));
+        let words = words(now.duration_since(self.begun));
+        self.draw(&live_line(self.total.map(|total| (done, total)), &words, columns()));
     }
 
     /// Takes the line away.
@@ -214,6 +213,29 @@ impl Progress {
         // Nothing is lost when standard error is gone.
         drop(write!(io::stderr(), "\r\x1b[2K{line}"));
     }
+}
+
+/// How wide the terminal is now: a person may have changed it since the last line.
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(io::stderr())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(COLUMNS_USUAL)
+}
+
+/// A line that stays on its row: one that wraps could not be overwritten, and would leave a row behind each time. The bar
+/// takes what the words leave, and where that is too little the words are cut. The last column stays free, because some
+/// terminals wrap when it is written.
+fn live_line(share: Option<(u64, u64)>, words: &str, columns: usize) -> String {
+    const BAR_MAX: usize = 30;
+    let room = columns.saturating_sub(1);
+    let bar = share.map_or_else(String::new, |(done, total)| {
+        let around = bar(done, total, 0).chars().count();
+        let width = room.saturating_sub(around + words.chars().count());
+        bar(done, total, width.min(BAR_MAX) as u64)
+    });
+    format!("{bar}{words}").chars().take(room).collect()
 }
 
 fn bar(done: u64, total: u64, width: u64) -> String {
@@ -263,6 +285,19 @@ mod tests {
         assert_eq!(bar(5, 10, 4), "[==  ]  50 %  ");
         assert_eq!(bar(10, 10, 4), "[====] 100 %  ");
         assert_eq!(bar(0, 0, 4), "[    ]   0 %  ");
+    }
+
+    #[test]
+    fn a_live_line_never_wraps() {
+        let words = "throughput: 500,000 delivered and verified";
+        for columns in 0..200 {
+            let line = live_line(Some((999, 1000)), words, columns);
+            assert!(line.chars().count() < columns.max(1), "{columns}: {line}");
+            assert_eq!(line.ends_with(words), columns > 10 + words.len(), "{line}");
+            assert!(live_line(None, words, columns).len() < columns.max(1));
+        }
+        let wide = live_line(Some((1, 2)), "x", 200);
+        assert_eq!(wide, format!("{}x", bar(1, 2, 30)));
     }
 
     #[test]

@@ -73,7 +73,8 @@ impl Plan {
     /// What will happen, for people.
     pub(crate) fn words(&self) -> String {
         format!(
-            "{} to warm up, {} at {}/s to measure latency, then {} as fast as they go to measure throughput ...",
+            "{} to warm up, {} at {}/s to measure latency, then\n\
+             {} as fast as they go to measure throughput ...",
             units::show_count(self.warm_up),
             units::show_count(self.paced),
             units::show_count(self.rate),
