@@ -188,6 +188,13 @@ impl Progress {
         }
     }
 
+    /// Begins again, towards another total.
+    pub(crate) fn begin(&mut self, total: Option<u64>) {
+        self.clear();
+        self.total = total;
+        self.begun = Instant::now();
+    }
+
     /// Says how far the work is. Draws rarely, so it may be called often.
     pub(crate) fn at(&mut self, done: u64, words: impl FnOnce(Duration) -> String) {
         let now = Instant::now();
