@@ -188,6 +188,14 @@ impl Progress {
         }
     }
 
+    /// Progress that is not shown: a person types where it would be drawn.
+    pub(crate) fn hidden() -> Self {
+        Self {
+            is_shown: false,
+            ..Self::new(None)
+        }
+    }
+
     /// Begins again, towards another total.
     pub(crate) fn begin(&mut self, total: Option<u64>) {
         self.clear();

@@ -59,6 +59,7 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
                 .hint("--key needs --format ndjson or csv, or a file whose name says so"),
         );
     }
+    let is_typed = file.is_none() && io::stdin().is_terminal();
     let (source, total): (Box<dyn Read + Send>, Option<u64>) = match file {
         Some(path) => {
             let unreadable = |error: io::Error| {
@@ -72,8 +73,8 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
             (Box::new(file), metadata.is_file().then_some(metadata.len()))
         }
         None => {
-            if io::stdin().is_terminal() {
-                // A person types: say so once, where pipes do not see it.
+            if is_typed {
+                // Say so once, where pipes do not see it.
                 drop(writeln!(
                     io::stderr(),
                     "Type events, one a line; Ctrl-D ends."
@@ -98,7 +99,12 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
     reading.map_err(|error| {
         Failure::new(Exit::Failed, format!("no thread can be started: {error}"))
     })?;
-    session::block_on(send_all(&command, &name, take, total, format))
+    let progress = if is_typed {
+        Progress::hidden()
+    } else {
+        Progress::new(total)
+    };
+    session::block_on(send_all(&command, &name, take, progress, format))
 }
 
 /// Reads until the end, or until nobody takes any more. What is there is handed over before waiting for more, so that a
@@ -148,7 +154,7 @@ async fn send_all(
     command: &cli::Produce,
     name: &str,
     mut take: mpsc::Receiver<Handful>,
-    total: Option<u64>,
+    mut progress: Progress,
     format: output::Format,
 ) -> Result<(), Failure> {
     let stream = command.path.as_str();
@@ -159,7 +165,6 @@ async fn send_all(
     let producer = client.producer(stream, ProducerOptions::default());
     let failed = |error| session::send_failure(stream, &error);
     let begun = Instant::now();
-    let mut progress = Progress::new(total);
     let mut bytes_read = 0_u64;
     let mut broken = None;
     let mut acks = Acks::default();
