@@ -72,44 +72,58 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
             let metadata = file.metadata().map_err(unreadable)?;
             (Box::new(file), metadata.is_file().then_some(metadata.len()))
         }
-        None => {
-            if is_typed {
-                // Say so once, where pipes do not see it.
-                drop(writeln!(
-                    io::stderr(),
-                    "Type events, one a line; Ctrl-D ends."
-                ));
-            }
-            (Box::new(io::stdin()), None)
-        }
+        None => (Box::new(io::stdin()), None),
     };
     let name = file.map_or_else(
         || "standard input".to_owned(),
         |path| path.display().to_string(),
     );
-    let (give, take) = mpsc::channel(HANDFULS_WAITING_MAX);
     let reader = Reader::new(
         BufReader::with_capacity(READ_BYTES, source),
         input,
         command.key.clone(),
     );
-    let reading = std::thread::Builder::new()
-        .name("input".to_owned())
-        .spawn(move || read_all(reader, &give));
-    reading.map_err(|error| {
-        Failure::new(Exit::Failed, format!("no thread can be started: {error}"))
-    })?;
     let progress = if is_typed {
         Progress::hidden()
     } else {
         Progress::new(total)
     };
-    session::block_on(send_all(&command, &name, take, progress, format))
+    session::block_on(async {
+        let client = session::connect(&command.server).await?;
+        // Before the input is touched: what is piped into a misspelt stream is still there for the next attempt.
+        look_up(&client, &command).await?;
+        if is_typed {
+            // Say so once, where pipes do not see it.
+            drop(writeln!(
+                io::stderr(),
+                "Type events, one a line; Ctrl-D ends."
+            ));
+        }
+        let take = begin_reading(reader)?;
+        send_all(&command, &client, &name, take, progress, format).await
+    })
+}
+
+type Input = Reader<BufReader<Box<dyn Read + Send>>>;
+
+/// Starts the thread that reads.
+fn begin_reading(reader: Input) -> Result<mpsc::Receiver<Handful>, Failure> {
+    let (give, take) = mpsc::channel(HANDFULS_WAITING_MAX);
+    let reading = std::thread::Builder::new()
+        .name("input".to_owned())
+        .spawn(move || read_all(reader, &give));
+    match reading {
+        Ok(_) => Ok(take),
+        Err(error) => Err(Failure::new(
+            Exit::Failed,
+            format!("no thread can be started: {error}"),
+        )),
+    }
 }
 
 /// Reads until the end, or until nobody takes any more. What is there is handed over before waiting for more, so that a
 /// typed line is sent when it is typed.
-fn read_all(mut reader: Reader<BufReader<Box<dyn Read + Send>>>, give: &mpsc::Sender<Handful>) {
+fn read_all(mut reader: Input, give: &mpsc::Sender<Handful>) {
     loop {
         let mut records = Vec::new();
         let mut bytes = 0;
@@ -152,16 +166,13 @@ fn read_all(mut reader: Reader<BufReader<Box<dyn Read + Send>>>, give: &mpsc::Se
 
 async fn send_all(
     command: &cli::Produce,
+    client: &Client,
     name: &str,
     mut take: mpsc::Receiver<Handful>,
     mut progress: Progress,
     format: output::Format,
 ) -> Result<(), Failure> {
     let stream = command.path.as_str();
-    let client = session::connect(&command.server).await?;
-    if command.create {
-        create(&client, stream).await?;
-    }
     let producer = client.producer(stream, ProducerOptions::default());
     let failed = |error| session::send_failure(stream, &error);
     let begun = Instant::now();
@@ -244,11 +255,20 @@ impl Acks {
     }
 }
 
-/// Creates the stream unless it is there, whatever it is like.
-async fn create(client: &Client, stream: &str) -> Result<(), Failure> {
+/// Sees that the stream is there, whatever it is like, and creates it where that is wanted.
+async fn look_up(client: &Client, command: &cli::Produce) -> Result<(), Failure> {
+    let stream = command.path.as_str();
     match client.describe_stream(stream).await {
         Ok(_) => return Ok(()),
-        Err(RequestError::Refused(refusal)) if refusal.code == ErrorCode::UnknownStream => {}
+        Err(error @ RequestError::Refused(refusal))
+            if refusal.code == ErrorCode::UnknownStream =>
+        {
+            if !command.create {
+                return Err(session::request_failure(stream, &error).hint(
+                    "`tiderace stream ls` lists them; add --create to make this one, with one partition",
+                ));
+            }
+        }
         Err(error) => return Err(session::request_failure(stream, &error)),
     }
     match client.create_stream(stream, StreamOptions::default()).await {

@@ -75,8 +75,16 @@ fn lines_come_back_in_order_from_wherever_one_begins() {
     let folder = Folder::new("lines");
     let node = Node::start(folder.path());
     let input: String = (0..1000).map(|number| format!("line {number}\n")).collect();
-    node.run_with_input(&["produce", "log", "-"], input.as_bytes())
-        .refused(21);
+    for input in [input.as_bytes(), b""] {
+        let error = node
+            .run_with_input(&["produce", "log", "-"], input)
+            .refused(21);
+        assert!(
+            error.contains("there is no stream log") && error.contains("--create"),
+            "{error}"
+        );
+        assert!(!error.contains("acknowledged"), "{error}");
+    }
     let sent = node.run_with_input(&["produce", "log", "--create"], input.as_bytes());
     assert!(sent.err.contains("log: 1,000 acknowledged"), "{}", sent.err);
     sent.ok();
