@@ -196,6 +196,10 @@ impl Progress {
         }
     }
 
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_shown
+    }
+
     /// Begins again, towards another total.
     pub(crate) fn begin(&mut self, total: Option<u64>) {
         self.clear();
@@ -214,7 +218,11 @@ impl Progress {
         }
         self.drawn = Some(now);
         let words = words(now.duration_since(self.begun));
-        self.draw(&live_line(self.total.map(|total| (done, total)), &words, columns()));
+        self.draw(&live_line(
+            self.total.map(|total| (done, total)),
+            &words,
+            columns(),
+        ));
     }
 
     /// Takes the line away.
@@ -240,11 +248,12 @@ fn columns() -> usize {
 }
 
 /// A line that stays on its row: one that wraps could not be overwritten, and would leave a row behind each time. The bar
-/// takes what the words leave, and where that is too little the words are cut. The last column stays free, because some
-/// terminals wrap when it is written.
+/// takes what the words leave, and where that is too little the words are cut. The last columns stay free: a terminal prints
+/// the ^C of a person there, and some wrap when the very last one is written.
 fn live_line(share: Option<(u64, u64)>, words: &str, columns: usize) -> String {
-    const BAR_MAX: usize = 30;
-    let room = columns.saturating_sub(1);
+    const BAR_MAX: usize = 24;
+    const FREE: usize = "^C".len() + 1;
+    let room = columns.saturating_sub(FREE);
     let bar = share.map_or_else(String::new, |(done, total)| {
         let around = bar(done, total, 0).chars().count();
         let width = room.saturating_sub(around + words.chars().count());
@@ -305,14 +314,20 @@ mod tests {
     #[test]
     fn a_live_line_never_wraps() {
         let words = "throughput: 500,000 delivered and verified";
+        let around = bar(999, 1000, 0).len();
         for columns in 0..200 {
             let line = live_line(Some((999, 1000)), words, columns);
-            assert!(line.chars().count() < columns.max(1), "{columns}: {line}");
-            assert_eq!(line.ends_with(words), columns > 10 + words.len(), "{line}");
-            assert!(live_line(None, words, columns).len() < columns.max(1));
+            let room = columns.saturating_sub(3);
+            assert!(line.chars().count() <= room, "{columns}: {line}");
+            assert_eq!(
+                line.ends_with(words),
+                room >= around + words.len(),
+                "{line}"
+            );
+            assert!(live_line(None, words, columns).len() <= room);
         }
         let wide = live_line(Some((1, 2)), "x", 200);
-        assert_eq!(wide, format!("{}x", bar(1, 2, 30)));
+        assert_eq!(wide, format!("{}x", bar(1, 2, 24)));
     }
 
     #[test]
