@@ -42,7 +42,7 @@ impl Signal {
     }
 
     /// What a shell reports for a process that this signal ended.
-    const fn exit_code(self) -> i32 {
+    pub(crate) const fn exit_code(self) -> i32 {
         match self {
             Self::Interrupt => 130,
             Self::Terminate => 143,

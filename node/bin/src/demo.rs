@@ -97,9 +97,10 @@ fn leave_running(node: Running, format: Format, folder: &Folder) -> Result<(), F
         format,
         &format!(
             "\nThe node still runs. Try, in another terminal:\n  \
-             {program} tail {STREAM} -n 5 --server {server}      # the last events\n  \
+             # the last events\n  \
+             {program} tail {STREAM} -n 5 --server {server}\n  \
              {program} stream describe {STREAM} --server {server}\n{more}\n\
-             Ctrl-C stops it; its data in {dir} {kept}.",
+             Ctrl-C stops it; its data {kept}:\n  {dir}",
             server = node.server,
             more = try_next("shop/orders", node.server, node.admin),
             dir = folder.path.display(),

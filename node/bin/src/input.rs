@@ -55,6 +55,8 @@ pub(crate) struct Reader<R> {
     columns: Option<csv::Columns>,
     /// The line that was read last, from 1.
     line: u64,
+    /// The line at which the record that was read last begins.
+    record_line: u64,
     bytes_read: u64,
     buffer: Vec<u8>,
 }
@@ -68,6 +70,7 @@ impl<R: BufRead> Reader<R> {
             key,
             columns: None,
             line: 0,
+            record_line: 0,
             bytes_read: 0,
             buffer: Vec::new(),
         }
@@ -76,6 +79,16 @@ impl<R: BufRead> Reader<R> {
     /// Bytes of input consumed so far.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.bytes_read
+    }
+
+    /// The line at which the record that was read last begins, from 1.
+    pub(crate) fn record_line(&self) -> u64 {
+        self.record_line
+    }
+
+    /// The line behind it.
+    pub(crate) fn next_line(&self) -> u64 {
+        self.line + 1
     }
 
     /// Whether the next record would have to wait for more input.
@@ -90,6 +103,7 @@ impl<R: BufRead> Reader<R> {
             if !self.read_record()? {
                 return Ok(None);
             }
+            self.record_line = first_line;
             let refuse = |why: String| InputError {
                 line: first_line,
                 why,

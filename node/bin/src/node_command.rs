@@ -79,7 +79,8 @@ pub(crate) fn try_next(
         format!(" --server {server}")
     };
     [
-        format!("  {program} produce {stream} --create{server}     # type lines; each is an event"),
+        "  # type lines; each is an event".to_owned(),
+        format!("  {program} produce {stream} --create{server}"),
         format!("  {program} tail {stream} -f{server}"),
         format!("  {program} stream ls{server}"),
         format!("  curl http://{admin}/metrics"),

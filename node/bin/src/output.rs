@@ -172,9 +172,11 @@ pub(crate) struct Progress {
     drawn: Option<Instant>,
 }
 
+/// Columns of a terminal that does not say how wide it is.
+const COLUMNS_USUAL: usize = 80;
+
 impl Progress {
     const REDRAW_EVERY: Duration = Duration::from_millis(100);
-    const WIDTH: u64 = 30;
 
     /// Progress towards `total` units, when that is known.
     pub(crate) fn new(total: Option<u64>) -> Self {
@@ -184,6 +186,25 @@ impl Progress {
             begun: Instant::now(),
             drawn: None,
         }
+    }
+
+    /// Progress that is not shown: a person types where it would be drawn.
+    pub(crate) fn hidden() -> Self {
+        Self {
+            is_shown: false,
+            ..Self::new(None)
+        }
+    }
+
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_shown
+    }
+
+    /// Begins again, towards another total.
+    pub(crate) fn begin(&mut self, total: Option<u64>) {
+        self.clear();
+        self.total = total;
+        self.begun = Instant::now();
     }
 
     /// Says how far the work is. Draws rarely, so it may be called often.
@@ -196,11 +217,12 @@ impl Progress {
             return;
         }
         self.drawn = Some(now);
-        let bar = self
-            .total
-            .map(|total| bar(done, total, Self::WIDTH))
-            .unwrap_or_default();
-        self.draw(&format!("{bar}{}", words(now.duration_since(self.begun))));
+        let words = words(now.duration_since(self.begun));
+        self.draw(&live_line(
+            self.total.map(|total| (done, total)),
+            &words,
+            columns(),
+        ));
     }
 
     /// Takes the line away.
@@ -214,6 +236,30 @@ impl Progress {
         // Nothing is lost when standard error is gone.
         drop(write!(io::stderr(), "\r\x1b[2K{line}"));
     }
+}
+
+/// How wide the terminal is now: a person may have changed it since the last line.
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(io::stderr())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(COLUMNS_USUAL)
+}
+
+/// A line that stays on its row: one that wraps could not be overwritten, and would leave a row behind each time. The bar
+/// takes what the words leave, and where that is too little the words are cut. The last columns stay free: a terminal prints
+/// the ^C of a person there, and some wrap when the very last one is written.
+fn live_line(share: Option<(u64, u64)>, words: &str, columns: usize) -> String {
+    const BAR_MAX: usize = 24;
+    const FREE: usize = "^C".len() + 1;
+    let room = columns.saturating_sub(FREE);
+    let bar = share.map_or_else(String::new, |(done, total)| {
+        let around = bar(done, total, 0).chars().count();
+        let width = room.saturating_sub(around + words.chars().count());
+        bar(done, total, width.min(BAR_MAX) as u64)
+    });
+    format!("{bar}{words}").chars().take(room).collect()
 }
 
 fn bar(done: u64, total: u64, width: u64) -> String {
@@ -263,6 +309,25 @@ mod tests {
         assert_eq!(bar(5, 10, 4), "[==  ]  50 %  ");
         assert_eq!(bar(10, 10, 4), "[====] 100 %  ");
         assert_eq!(bar(0, 0, 4), "[    ]   0 %  ");
+    }
+
+    #[test]
+    fn a_live_line_never_wraps() {
+        let words = "throughput: 500,000 delivered and verified";
+        let around = bar(999, 1000, 0).len();
+        for columns in 0..200 {
+            let line = live_line(Some((999, 1000)), words, columns);
+            let room = columns.saturating_sub(3);
+            assert!(line.chars().count() <= room, "{columns}: {line}");
+            assert_eq!(
+                line.ends_with(words),
+                room >= around + words.len(),
+                "{line}"
+            );
+            assert!(live_line(None, words, columns).len() <= room);
+        }
+        let wide = live_line(Some((1, 2)), "x", 200);
+        assert_eq!(wide, format!("{}x", bar(1, 2, 24)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! parses, this one sends; between them stand a few thousand records at most, so a slow node slows the reading and nothing
 //! grows.
 
+use crate::admin::Signal;
 use crate::cli;
 use crate::exit::{Exit, Failure};
 use crate::input::{Format, InputError, Parsed, Reader};
@@ -10,13 +11,18 @@ use crate::{session, units};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tiderace_client::{
-    AckFuture, Client, ProducerOptions, Record, RequestError, SendError, StreamOptions,
+    Ack, AckFuture, Client, Producer, ProducerOptions, Record, RequestError, SendError,
+    StreamOptions,
 };
 use tiderace_wire::error::ErrorCode;
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 
 /// Records that are handed over at once, and how many such handfuls may wait.
@@ -27,13 +33,32 @@ const READ_BYTES: usize = 128 * 1024;
 /// Acknowledgements that may be outstanding here; the producer's own buffer bounds their bytes.
 const ACKS_WAITING_MAX: usize = 16 * 1024;
 
+/// After a signal or a failure, what is on its way has so long to be acknowledged.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// A record and where it stands in the input.
+struct Numbered {
+    record: Parsed,
+    line: u64,
+    /// The line behind it.
+    next_line: u64,
+}
+
 /// What the reading thread hands over.
 enum Handful {
     Records {
-        records: Vec<Parsed>,
+        records: Vec<Numbered>,
         bytes_read: u64,
     },
     Broken(InputError),
+}
+
+/// Why nothing more is sent.
+enum End {
+    Complete,
+    Broken(InputError),
+    Failed(SendError),
+    Signalled(Signal),
 }
 
 /// What was done, for people and programs.
@@ -43,6 +68,17 @@ struct Summary<'a> {
     records_acked: u64,
     bytes_read: u64,
     seconds: f64,
+    /// Where the input ended early: the first line that was not acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    go_on_from_line: Option<u64>,
+    /// How many of those acknowledged stand behind that line: sent again, they are stored twice.
+    #[serde(skip_serializing_if = "is_zero")]
+    acked_beyond: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), Failure> {
@@ -59,6 +95,7 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
                 .hint("--key needs --format ndjson or csv, or a file whose name says so"),
         );
     }
+    let is_typed = file.is_none() && io::stdin().is_terminal();
     let (source, total): (Box<dyn Read + Send>, Option<u64>) = match file {
         Some(path) => {
             let unreadable = |error: io::Error| {
@@ -71,39 +108,58 @@ pub(crate) fn run(command: cli::Produce, format: output::Format) -> Result<(), F
             let metadata = file.metadata().map_err(unreadable)?;
             (Box::new(file), metadata.is_file().then_some(metadata.len()))
         }
-        None => {
-            if io::stdin().is_terminal() {
-                // A person types: say so once, where pipes do not see it.
-                drop(writeln!(
-                    io::stderr(),
-                    "Type events, one a line; Ctrl-D ends."
-                ));
-            }
-            (Box::new(io::stdin()), None)
-        }
+        None => (Box::new(io::stdin()), None),
     };
     let name = file.map_or_else(
         || "standard input".to_owned(),
         |path| path.display().to_string(),
     );
-    let (give, take) = mpsc::channel(HANDFULS_WAITING_MAX);
     let reader = Reader::new(
         BufReader::with_capacity(READ_BYTES, source),
         input,
         command.key.clone(),
     );
+    let progress = if is_typed {
+        Progress::hidden()
+    } else {
+        Progress::new(total)
+    };
+    session::block_on(async {
+        let client = session::connect(&command.server).await?;
+        // Before the input is touched: what is piped into a misspelt stream is still there for the next attempt.
+        look_up(&client, &command).await?;
+        if is_typed {
+            // Say so once, where pipes do not see it.
+            drop(writeln!(
+                io::stderr(),
+                "Type events, one a line; Ctrl-D ends."
+            ));
+        }
+        let take = begin_reading(reader)?;
+        send_all(&command, &client, &name, take, progress, format).await
+    })
+}
+
+type Input = Reader<BufReader<Box<dyn Read + Send>>>;
+
+/// Starts the thread that reads.
+fn begin_reading(reader: Input) -> Result<mpsc::Receiver<Handful>, Failure> {
+    let (give, take) = mpsc::channel(HANDFULS_WAITING_MAX);
     let reading = std::thread::Builder::new()
         .name("input".to_owned())
         .spawn(move || read_all(reader, &give));
-    reading.map_err(|error| {
-        Failure::new(Exit::Failed, format!("no thread can be started: {error}"))
-    })?;
-    session::block_on(send_all(&command, &name, take, total, format))
+    match reading {
+        Ok(_) => Ok(take),
+        Err(error) => Err(Failure::new(
+            Exit::Failed,
+            format!("no thread can be started: {error}"),
+        )),
+    }
 }
 
 /// Reads until the end, or until nobody takes any more. What is there is handed over before waiting for more, so that a
 /// typed line is sent when it is typed.
-fn read_all(mut reader: Reader<BufReader<Box<dyn Read + Send>>>, give: &mpsc::Sender<Handful>) {
+fn read_all(mut reader: Input, give: &mpsc::Sender<Handful>) {
     loop {
         let mut records = Vec::new();
         let mut bytes = 0;
@@ -112,7 +168,11 @@ fn read_all(mut reader: Reader<BufReader<Box<dyn Read + Send>>>, give: &mpsc::Se
             match reader.next() {
                 Ok(Some(record)) => {
                     bytes += record.value.len();
-                    records.push(record);
+                    records.push(Numbered {
+                        record,
+                        line: reader.record_line(),
+                        next_line: reader.next_line(),
+                    });
                 }
                 Ok(None) => end = Some(None),
                 Err(error) => end = Some(Some(error)),
@@ -144,106 +204,298 @@ fn read_all(mut reader: Reader<BufReader<Box<dyn Read + Send>>>, give: &mpsc::Se
     }
 }
 
+/// Sends everything and says what was acknowledged, however it ends.
 async fn send_all(
     command: &cli::Produce,
+    client: &Client,
     name: &str,
     mut take: mpsc::Receiver<Handful>,
-    total: Option<u64>,
+    progress: Progress,
     format: output::Format,
 ) -> Result<(), Failure> {
     let stream = command.path.as_str();
-    let client = session::connect(&command.server).await?;
-    if command.create {
-        create(&client, stream).await?;
-    }
-    let producer = client.producer(stream, ProducerOptions::default());
-    let failed = |error| session::send_failure(stream, &error);
+    let mut signals = Signals::watch()?;
+    let mut sending = Sending {
+        producer: client.producer(stream, ProducerOptions::default()),
+        progress,
+        bytes_read: 0,
+        next_line: 1,
+        acks: Acks::default(),
+    };
     let begun = Instant::now();
-    let mut progress = Progress::new(total);
-    let mut bytes_read = 0_u64;
-    let mut broken = None;
-    let mut acks = Acks::default();
-    loop {
-        // Acknowledgements are heard while the input is silent, so that a refusal is not kept for the next line.
-        let handful = tokio::select! {
-            biased;
-            handful = take.recv() => handful,
-            settled = acks.next(), if !acks.waiting.is_empty() => {
-                settled.map_err(failed)?;
-                continue;
-            }
-        };
-        match handful {
-            None => break,
-            Some(Handful::Broken(error)) => broken = Some(error),
-            Some(Handful::Records {
-                records,
-                bytes_read: so_far,
-            }) => {
-                bytes_read = so_far;
-                for Parsed { key, value } in records {
-                    let mut record = Record::new(value);
-                    if let Some(key) = key {
-                        record = record.key(key);
-                    }
-                    acks.waiting
-                        .push_back(producer.enqueue(record).await.map_err(failed)?);
-                    if acks.waiting.len() > ACKS_WAITING_MAX {
-                        acks.next().await.map_err(failed)?;
-                    }
-                }
-                progress.at(bytes_read, |elapsed| pace(acks.heard, bytes_read, elapsed));
-            }
+    let mut end = tokio::select! {
+        biased;
+        signal = signals.next() => End::Signalled(signal),
+        end = sending.all(&mut take) => end,
+    };
+    if let End::Signalled(_) = end {
+        tokio::select! {
+            // A second signal is a person who does not want to wait.
+            _ = signals.next() => {}
+            () = sending.acks.flush() => {}
         }
     }
-    while !acks.waiting.is_empty() {
-        acks.next().await.map_err(failed)?;
-        progress.at(bytes_read, |elapsed| pace(acks.heard, bytes_read, elapsed));
+    if let End::Failed(error) = end {
+        // Where a deadline has passed, more patience would bring nothing.
+        if !matches!(error, SendError::Deadline { .. }) {
+            sending.acks.flush().await;
+        }
+        // What the oldest record suffered says more than what stopped a later one.
+        sending.acks.look().await;
+        end = End::Failed(sending.acks.first_error.unwrap_or(error));
     }
-    progress.clear();
-    producer.close().await.map_err(failed)?;
-    let sent = acks.heard;
-    summarize(
-        &Summary {
+    sending.acks.look().await;
+    sending.progress.clear();
+    if matches!(end, End::Signalled(_))
+        && !sending.progress.is_shown()
+        && io::stderr().is_terminal()
+    {
+        // What was being typed, and the ^C, stay on a row of their own.
+        drop(writeln!(io::stderr()));
+    }
+    let is_whole = matches!(end, End::Complete);
+    let go_on_from_line = match &end {
+        End::Complete => None,
+        End::Broken(error) => Some(error.line),
+        End::Failed(_) | End::Signalled(_) => {
+            Some(sending.acks.first_missing.unwrap_or(sending.next_line))
+        }
+    };
+    // Where nothing was sent, the error alone says so.
+    let is_worth_it = is_whole || matches!(end, End::Signalled(_)) || sending.next_line > 1;
+    if is_worth_it {
+        let summary = Summary {
             stream,
-            records_acked: sent,
-            bytes_read,
+            records_acked: sending.acks.heard,
+            bytes_read: sending.bytes_read,
             seconds: begun.elapsed().as_secs_f64(),
-        },
-        format,
-    )?;
-    match broken {
-        None => Ok(()),
-        Some(error) => Err(Failure::new(Exit::Input, format!("{name}:{}: {}", error.line, error.why))
-            .hint(format!("the {sent} records before it are sent and acknowledged; mend it and go on from that line"))),
+            go_on_from_line,
+            acked_beyond: sending.acks.beyond,
+        };
+        summarize(&summary, format)?;
+    }
+    match end {
+        End::Complete => {
+            let closed = sending.producer.close().await;
+            closed.map_err(|error| session::send_failure(stream, &error))
+        }
+        End::Broken(error) => {
+            let hint = if sending.next_line > 1 {
+                "mend it and go on from that line; those before it are sent and acknowledged"
+            } else {
+                "mend it and send again; nothing was sent"
+            };
+            let what = format!("{name}:{}: {}", error.line, error.why);
+            Err(Failure::new(Exit::Input, what).hint(hint))
+        }
+        End::Failed(error) => Err(failure(command, &error)),
+        // As the signal would have ended it.
+        End::Signalled(signal) => std::process::exit(signal.exit_code()),
+    }
+}
+
+/// Why a record was not acknowledged; where nobody answered, with the address that was asked.
+fn failure(command: &cli::Produce, error: &SendError) -> Failure {
+    let stream = command.path.as_str();
+    let is_silence = matches!(
+        error,
+        SendError::Deadline { .. }
+            | SendError::Stream(RequestError::Unreachable | RequestError::Deadline)
+    );
+    match session::addresses(&command.server) {
+        Ok(addresses) if is_silence => {
+            let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let what = format!("{stream}: no answer from {}", shown.join(", "));
+            session::send_failure(&what, error)
+        }
+        _ => session::send_failure(stream, error),
+    }
+}
+
+/// The signals that end the command, which it answers itself from here on.
+struct Signals {
+    interrupts: unix::Signal,
+    terminations: unix::Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, Failure> {
+        let watch = |kind| {
+            unix::signal(kind).map_err(|error| {
+                Failure::new(Exit::Failed, format!("signals cannot be watched: {error}"))
+            })
+        };
+        Ok(Self {
+            interrupts: watch(SignalKind::interrupt())?,
+            terminations: watch(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupts.recv() => Signal::Interrupt,
+            _ = self.terminations.recv() => Signal::Terminate,
+        }
+    }
+}
+
+/// What is sent and heard so far.
+struct Sending {
+    producer: Producer,
+    progress: Progress,
+    bytes_read: u64,
+    /// The first line of the input that was not handed to the producer.
+    next_line: u64,
+    acks: Acks,
+}
+
+impl Sending {
+    /// Sends all that is read and hears what becomes of it. Dropped early it leaves what it has reached.
+    async fn all(&mut self, take: &mut mpsc::Receiver<Handful>) -> End {
+        match self.try_all(take).await {
+            Ok(None) => End::Complete,
+            Ok(Some(error)) => End::Broken(error),
+            Err(error) => End::Failed(error),
+        }
+    }
+
+    async fn try_all(
+        &mut self,
+        take: &mut mpsc::Receiver<Handful>,
+    ) -> Result<Option<InputError>, SendError> {
+        let mut broken = None;
+        loop {
+            // Acknowledgements are heard while the input is silent, so that a refusal is not kept for the next line.
+            let handful = tokio::select! {
+                biased;
+                handful = take.recv() => handful,
+                settled = self.acks.next(), if !self.acks.waiting.is_empty() => {
+                    settled?;
+                    continue;
+                }
+            };
+            match handful {
+                None => break,
+                Some(Handful::Broken(error)) => broken = Some(error),
+                Some(Handful::Records {
+                    records,
+                    bytes_read,
+                }) => {
+                    self.bytes_read = bytes_read;
+                    for record in records {
+                        self.send(record).await?;
+                    }
+                    self.tell();
+                }
+            }
+        }
+        while !self.acks.waiting.is_empty() {
+            self.acks.next().await?;
+            self.tell();
+        }
+        Ok(broken)
+    }
+
+    async fn send(&mut self, numbered: Numbered) -> Result<(), SendError> {
+        let Parsed { key, value } = numbered.record;
+        let mut record = Record::new(value);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        let ack = self.producer.enqueue(record).await?;
+        self.acks.waiting.push_back((numbered.line, ack));
+        self.next_line = numbered.next_line;
+        if self.acks.waiting.len() > ACKS_WAITING_MAX {
+            self.acks.next().await?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self) {
+        let (heard, bytes_read) = (self.acks.heard, self.bytes_read);
+        self.progress
+            .at(bytes_read, |elapsed| pace(heard, bytes_read, elapsed));
     }
 }
 
 /// Acknowledgements to be heard, oldest first. Every one is awaited: a failure that nobody hears is a lost record.
 #[derive(Default)]
 struct Acks {
-    waiting: VecDeque<AckFuture>,
+    /// Each with the line of its record.
+    waiting: VecDeque<(u64, AckFuture)>,
     heard: u64,
+    /// The line of the first record that was not acknowledged, and why.
+    first_missing: Option<u64>,
+    first_error: Option<SendError>,
+    /// Those heard of records behind it.
+    beyond: u64,
 }
 
 impl Acks {
-    /// Hears the oldest. Dropped before it is heard, it is still the oldest.
+    /// Hears the oldest, and says when any has failed. Dropped before it is heard, it is still the oldest.
     async fn next(&mut self) -> Result<(), SendError> {
-        if let Some(oldest) = self.waiting.front_mut() {
-            let settled = oldest.await;
-            self.waiting.pop_front();
-            settled?;
-            self.heard += 1;
+        self.hear().await;
+        self.first_error.map_or(Ok(()), Err)
+    }
+
+    async fn hear(&mut self) {
+        let Some((line, oldest)) = self.waiting.front_mut() else {
+            return;
+        };
+        let line = *line;
+        let result = oldest.await;
+        self.waiting.pop_front();
+        self.settle(line, result);
+    }
+
+    fn settle(&mut self, line: u64, result: Result<Ack, SendError>) {
+        match result {
+            Ok(_) => {
+                self.heard += 1;
+                self.beyond += u64::from(self.first_missing.is_some());
+            }
+            Err(error) => {
+                self.first_missing.get_or_insert(line);
+                self.first_error.get_or_insert(error);
+            }
         }
-        Ok(())
+    }
+
+    /// Hears all that come within [`FLUSH_MAX`], failures too: they are kept.
+    async fn flush(&mut self) {
+        let all = async {
+            while !self.waiting.is_empty() {
+                self.hear().await;
+            }
+        };
+        // What has not come by then counts as missing.
+        drop(tokio::time::timeout(FLUSH_MAX, all).await);
+    }
+
+    /// Hears those that are there already. The others are missing and may be stored.
+    async fn look(&mut self) {
+        for (line, mut ack) in core::mem::take(&mut self.waiting) {
+            let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut ack).poll(context))).await;
+            let result = match polled {
+                Poll::Ready(result) => result,
+                Poll::Pending => Err(SendError::Deadline { maybe_stored: true }),
+            };
+            self.settle(line, result);
+        }
     }
 }
 
-/// Creates the stream unless it is there, whatever it is like.
-async fn create(client: &Client, stream: &str) -> Result<(), Failure> {
+/// Sees that the stream is there, whatever it is like, and creates it where that is wanted.
+async fn look_up(client: &Client, command: &cli::Produce) -> Result<(), Failure> {
+    let stream = command.path.as_str();
     match client.describe_stream(stream).await {
         Ok(_) => return Ok(()),
-        Err(RequestError::Refused(refusal)) if refusal.code == ErrorCode::UnknownStream => {}
+        Err(error @ RequestError::Refused(refusal)) if refusal.code == ErrorCode::UnknownStream => {
+            if !command.create {
+                return Err(session::request_failure(stream, &error)
+                    .hint("`tiderace stream ls` lists them; --create makes this one"));
+            }
+        }
         Err(error) => return Err(session::request_failure(stream, &error)),
     }
     match client.create_stream(stream, StreamOptions::default()).await {
@@ -270,21 +522,58 @@ fn mib(bytes: u64) -> String {
 
 /// Says on standard error what was done: standard output belongs to results, and this command has none.
 fn summarize(summary: &Summary<'_>, format: output::Format) -> Result<(), Failure> {
-    let line = match format {
-        output::Format::Json => serde_json::to_string(summary).map_err(|error| {
+    let acked = format!(
+        "{}: {} acknowledged",
+        summary.stream,
+        units::show_count(summary.records_acked)
+    );
+    let line = match (format, summary.go_on_from_line) {
+        (output::Format::Json, _) => serde_json::to_string(summary).map_err(|error| {
             Failure::new(Exit::Failed, format!("a summary is no JSON: {error}"))
         })?,
-        output::Format::Table => {
+        (output::Format::Table, None) => {
             let elapsed = Duration::from_secs_f64(summary.seconds);
             format!(
-                "{}: {} acknowledged in {:.3} s ({})",
-                summary.stream,
-                units::show_count(summary.records_acked),
+                "{acked} in {:.3} s ({})",
                 summary.seconds,
                 pace(summary.records_acked, summary.bytes_read, elapsed)
             )
         }
+        (output::Format::Table, Some(line)) if summary.acked_beyond > 0 => format!(
+            "{acked}; go on from line {line}, behind which {} of them stand",
+            units::show_count(summary.acked_beyond)
+        ),
+        (output::Format::Table, Some(line)) => format!("{acked}; go on from line {line}"),
     };
     drop(writeln!(io::stderr(), "{line}"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn silence_names_the_address_that_was_asked() {
+        let cli = cli::Cli::try_parse_from([
+            "tiderace",
+            "produce",
+            "shop/orders",
+            "--server",
+            "127.0.0.1:7450",
+        ]);
+        let cli::Run::Produce(command) = cli.expect("parses").run else {
+            panic!("a produce")
+        };
+        let silence = failure(&command, &SendError::Deadline { maybe_stored: true });
+        assert_eq!(silence.exit, Exit::Unreachable);
+        let said = silence.to_string();
+        assert!(
+            said.starts_with("shop/orders: no answer from 127.0.0.1:7450: not acknowledged"),
+            "{said}"
+        );
+        let other = failure(&command, &SendError::Fenced).to_string();
+        assert!(!other.contains("no answer"), "{other}");
+    }
 }

@@ -3,8 +3,8 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use support::{Folder, Node, program, run};
 
 fn values(tail: &str) -> Vec<&str> {
@@ -75,8 +75,16 @@ fn lines_come_back_in_order_from_wherever_one_begins() {
     let folder = Folder::new("lines");
     let node = Node::start(folder.path());
     let input: String = (0..1000).map(|number| format!("line {number}\n")).collect();
-    node.run_with_input(&["produce", "log", "-"], input.as_bytes())
-        .refused(21);
+    for input in [input.as_bytes(), b""] {
+        let error = node
+            .run_with_input(&["produce", "log", "-"], input)
+            .refused(21);
+        assert!(
+            error.contains("there is no stream log") && error.contains("--create"),
+            "{error}"
+        );
+        assert!(!error.contains("acknowledged"), "{error}");
+    }
     let sent = node.run_with_input(&["produce", "log", "--create"], input.as_bytes());
     assert!(sent.err.contains("log: 1,000 acknowledged"), "{}", sent.err);
     sent.ok();
@@ -156,9 +164,20 @@ fn csv_rows_are_keyed_objects_and_a_broken_row_is_named() {
         .run(&["produce", "flights", &broken.display().to_string()])
         .refused(10);
     assert!(
-        error.contains("broken.csv:3") && error.contains("the 1 records before it are sent"),
+        error.contains("broken.csv:3")
+            && error.contains("flights: 1 acknowledged; go on from line 3"),
         "{error}"
     );
+    // Nothing was sent: the error alone says so.
+    let broken = folder.file("first.ndjson", "{\n");
+    let error = node
+        .run(&["produce", "flights", &broken.display().to_string()])
+        .refused(10);
+    assert!(
+        error.contains("first.ndjson:1") && error.contains("nothing was sent"),
+        "{error}"
+    );
+    assert!(!error.contains("acknowledged"), "{error}");
     let typed = node.run_with_input(
         &["produce", "flights", "-f", "ndjson", "-k", "id"],
         b"{\"id\":7}\n{\"id\":",
@@ -214,6 +233,47 @@ fn a_follower_gets_what_is_sent_after_it_began() {
     // The reader is gone: the next record ends the follower, and that is no failure.
     node.run_with_input(&["produce", "live"], b"three").ok();
     assert!(follower.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_signal_ends_sending_with_what_was_acknowledged() {
+    let folder = Folder::new("signals");
+    let node = Node::start(folder.path());
+    for (stream, signal, code, output, expected) in [
+        (
+            "int",
+            "INT",
+            130,
+            "table",
+            "int: 2 acknowledged; go on from line 3",
+        ),
+        ("term", "TERM", 143, "json", r#""go_on_from_line":3"#),
+    ] {
+        let mut producing = program()
+            .args(["produce", stream, "--create", "-o", output])
+            .args(["--server", &node.server])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let mut input = producing.stdin.take().expect("piped");
+        input.write_all(b"a\nb\n").expect("it reads");
+        // The stream is there some time after the program has begun, and both records after that.
+        while node.run(&["stream", "describe", stream]).code != Some(0) {
+            std::thread::yield_now();
+        }
+        node.run(&["tail", stream, "-f", "-n", "2", "--from", "earliest"])
+            .ok();
+        let sent = Command::new("kill")
+            .args(["-s", signal, &producing.id().to_string()])
+            .status();
+        assert!(sent.expect("kill is there").success());
+        let ended = producing.wait_with_output().expect("it ends");
+        drop(input);
+        let said = String::from_utf8(ended.stderr).expect("text");
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Latency {
 
     fn words(&self) -> String {
         format!(
-            "p50 {:.0} us   p99 {:.0} us   p99.9 {:.0} us   max {:.0} us",
+            "p50 {:.0} us  p99 {:.0} us  p99.9 {:.0} us  max {:.0} us",
             self.p50, self.p99, self.p999, self.max
         )
     }
@@ -164,7 +164,8 @@ impl Report {
         };
         let mut lines = vec![
             String::new(),
-            format!("durability {}: {synced}, {on}", self.durability),
+            format!("durability {}: {synced}", self.durability),
+            on,
             format!(
                 "{} shards, {} partitions, {} keys",
                 self.shards,
@@ -173,15 +174,15 @@ impl Report {
             ),
             String::new(),
             format!(
-                "latency, at {} events/s for {} (open loop)",
+                "latency from sending, at {} events/s for {} (open loop)",
                 show_count(rate),
                 took(&self.phases.paced)
             ),
-            format!("  sent to acknowledged   {}", self.ack_us.words()),
-            format!("  sent to delivered      {}", self.delivery_us.words()),
+            format!("  acknowledged  {}", self.ack_us.words()),
+            format!("  delivered     {}", self.delivery_us.words()),
             String::new(),
             format!(
-                "throughput, {} events in {}, sent, acknowledged, delivered and verified",
+                "throughput, {} events in {}, until all were delivered and verified",
                 show_count(self.phases.fast.events),
                 took(&self.phases.fast)
             ),
@@ -192,14 +193,14 @@ impl Report {
             ),
             String::new(),
             format!(
-                "sent {}   acknowledged {}   delivered {}   lost {}   duplicated {}   reordered {}   changed {}",
+                "sent {}   acknowledged {}   delivered {}",
                 show_count(self.events_sent),
                 show_count(self.events_acked),
-                show_count(self.events_delivered),
-                self.lost,
-                self.duplicated,
-                self.reordered,
-                self.changed
+                show_count(self.events_delivered)
+            ),
+            format!(
+                "lost {}   duplicated {}   reordered {}   changed {}",
+                self.lost, self.duplicated, self.reordered, self.changed
             ),
         ];
         if self.offset_jumps + self.misplaced > 0 {
@@ -304,6 +305,23 @@ mod tests {
         assert_eq!(object["durability"], "local");
         assert!(object["seconds"].is_f64() && object["is_clean"].is_null());
         assert!(clean.failure().is_none());
+    }
+
+    #[test]
+    fn its_lines_fit_a_terminal_of_80_columns() {
+        let mut slow = report(Verdict::default(), 30);
+        let us = 999_999.0;
+        slow.ack_us = Latency {
+            p50: 99_999.0,
+            p99: us,
+            p999: us,
+            max: us,
+        };
+        slow.file_system = Some("tmpfs".to_owned());
+        slow.events_sent = 100_000_000;
+        for line in slow.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 
     #[test]

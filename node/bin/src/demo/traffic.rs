@@ -73,7 +73,8 @@ impl Plan {
     /// What will happen, for people.
     pub(crate) fn words(&self) -> String {
         format!(
-            "{} to warm up, {} at {}/s to measure latency, then {} as fast as they go to measure throughput ...",
+            "{} to warm up, {} at {}/s to measure latency, then\n\
+             {} as fast as they go to measure throughput ...",
             units::show_count(self.warm_up),
             units::show_count(self.paced),
             units::show_count(self.rate),
@@ -115,6 +116,17 @@ struct Shared {
     paced_begun: Cell<Option<Instant>>,
     delivered_last: Cell<Instant>,
     progress: RefCell<Progress>,
+    /// What the live line is about now; `None` before the first timed phase.
+    phase: Cell<Option<Phase>>,
+}
+
+/// A timed phase on the live line, which has a bar of its own: one bar over both would stand still for the paced seconds.
+#[derive(Clone, Copy)]
+struct Phase {
+    name: &'static str,
+    /// Its first event, and how many it has.
+    first: u64,
+    count: u64,
 }
 
 impl Shared {
@@ -169,13 +181,24 @@ impl Shared {
             .header(NUMBER_HEADER, number.to_le_bytes().to_vec())
     }
 
-    fn tell(&self, phase: &str) {
-        let delivered = self.verifier.borrow().delivered();
-        self.progress.borrow_mut().at(delivered, |_| {
+    fn begin(&self, phase: Phase) {
+        self.phase.set(Some(phase));
+        self.progress.borrow_mut().begin(Some(phase.count));
+    }
+
+    /// Says how far the phase is: by what the subscriber has verified, which comes last. Acknowledgements are heard in the
+    /// order of sending, so their count lags behind what they say.
+    fn tell(&self) {
+        let Some(phase) = self.phase.get() else {
+            return;
+        };
+        let verified = self.verifier.borrow().delivered();
+        let verified = verified.saturating_sub(phase.first);
+        self.progress.borrow_mut().at(verified, |_| {
             format!(
-                "{phase}: {} acknowledged, {} delivered and verified",
-                units::show_count(self.acked_count.get()),
-                units::show_count(delivered)
+                "{}: {} delivered and verified",
+                phase.name,
+                units::show_count(verified)
             )
         });
     }
@@ -228,7 +251,8 @@ pub(crate) async fn run(
         delivery_ns: histogram()?,
         paced_begun: Cell::new(None),
         delivered_last: Cell::new(Instant::now()),
-        progress: RefCell::new(Progress::new(Some(total))),
+        progress: RefCell::new(Progress::new(None)),
+        phase: Cell::new(None),
     });
     // The subscriber has connections of its own, as another program would.
     let reader = session::connect_to(&[server]).await?;
@@ -285,10 +309,20 @@ async fn produce(client: &Client, shared: Rc<Shared>) -> Result<(Duration, Fast)
     await_delivered(&shared, plan.warm_up).await;
     let begun = Instant::now();
     shared.paced_begun.set(Some(begun));
+    shared.begin(Phase {
+        name: "latency",
+        first: plan.warm_up,
+        count: plan.paced,
+    });
     pace(&producer, &shared).await;
     await_settled(&shared, plan.warm_up + plan.paced).await;
     await_delivered(&shared, plan.warm_up + plan.paced).await;
     let paced = begun.elapsed();
+    shared.begin(Phase {
+        name: "throughput",
+        first: plan.warm_up + plan.paced,
+        count: plan.fast,
+    });
     let begun = Instant::now();
     hurry(&producer, &shared).await;
     let fast = Fast {
@@ -325,7 +359,7 @@ async fn pace(producer: &Producer, shared: &Rc<Shared>) {
             }
             Err(error) => shared.fail(number, &error),
         }
-        shared.tell("paced");
+        shared.tell();
     }
 }
 
@@ -345,12 +379,11 @@ async fn hurry(producer: &Producer, shared: &Rc<Shared>) {
         }
         if number.is_multiple_of(SENDS_PER_TURN) {
             tokio::task::yield_now().await;
-            shared.tell("fast");
+            shared.tell();
         }
     }
     for (number, ack) in waiting {
         shared.settle(number, ack.await);
-        shared.tell("fast");
     }
 }
 
@@ -422,7 +455,9 @@ async fn subscribe(mut consumer: Consumer, shared: Rc<Shared>) -> Result<(), Fai
                 self::record(&shared.delivery_ns, now, intended);
             }
         }
+        drop(verifier);
         shared.delivered_last.set(now);
+        shared.tell();
     }
 }
 

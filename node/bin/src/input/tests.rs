@@ -176,6 +176,17 @@ fn a_record_that_no_batch_could_carry_is_refused_before_it_is_held() {
 }
 
 #[test]
+fn a_record_knows_its_lines() {
+    let text = b"a,b\n1,2\n\n\"x\ny\",3\n4,5";
+    let mut reader = Reader::new(&text[..], Format::Csv, None);
+    let mut lines = Vec::new();
+    while reader.next().expect("good input").is_some() {
+        lines.push((reader.record_line(), reader.next_line()));
+    }
+    assert_eq!(lines, [(2, 3), (4, 6), (6, 7)]);
+}
+
+#[test]
 fn a_name_says_the_format() {
     for (name, format) in [
         ("a.csv", Format::Csv),
