@@ -6,7 +6,6 @@ use crate::config::keys::KEYS;
 use crate::input;
 use crate::output;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where a node listens when nobody says otherwise.
@@ -111,8 +110,8 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 pub(crate) struct Server {
     /// A node's address, or several separated by commas [env: TIDERACE_SERVER] [default: 127.0.0.1:7450]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
-    pub(crate) server: Vec<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
