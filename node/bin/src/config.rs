@@ -249,10 +249,7 @@ impl Settings {
             (Durability::Memory.name(), Durability::Memory),
             (Durability::Local.name(), Durability::Local),
         ];
-        let (_, log_level) = self.given("log_level");
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log_level.text) {
-            return Err(self.wrong("log_level", format!("is no level: {error}")));
-        }
+        self.check_log_level()?;
         let advertise = self.advertise(listen)?;
         Ok(Config {
             data_dir,
@@ -272,12 +269,36 @@ impl Settings {
                 Duration::from_secs(1),
                 Duration::from_secs(3600),
             )?,
-            log_level: log_level.text.clone(),
+            log_level: self.given("log_level").1.text.clone(),
             log_format: self.one_of(
                 "log_format",
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             )?,
         })
+    }
+
+    /// A bare word must be a level. The filter would take any other for a module's name and say nothing but its logs.
+    fn check_log_level(&self) -> Result<(), Failure> {
+        const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+        let text = &self.given("log_level").1.text;
+        for word in text.split(',').filter(|word| !word.contains('=')) {
+            if LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) {
+                continue;
+            }
+            let meant = suggest::closest(word, LEVELS);
+            let meant = meant
+                .map(|level| format!("; did you mean {level:?}?"))
+                .unwrap_or_default();
+            let why = format!(
+                "is no level: {word:?} is none of {}, and a module has its level behind it, such as tiderace=debug{meant}",
+                LEVELS.join(", ")
+            );
+            return Err(self.wrong("log_level", why));
+        }
+        match tracing_subscriber::EnvFilter::try_new(text) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.wrong("log_level", format!("is no level: {error}"))),
+        }
     }
 
     fn shards(&self) -> Result<u16, Failure> {

@@ -282,7 +282,8 @@ mod tests {
             assert_eq!(failure.exit, Exit::Usage, "{text}");
             let message = failure.to_string();
             assert!(
-                message.contains(why) && message.contains("write HOST:PORT, such as 127.0.0.1:7450"),
+                message.contains(why)
+                    && message.contains("write HOST:PORT, such as 127.0.0.1:7450"),
                 "{message}"
             );
         }

@@ -112,6 +112,14 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
         ("drain_timeout", "10", "has no unit"),
         ("drain_timeout", "7d", "out of bounds: 1s to 1h"),
         ("log_level", "tiderace=loud", "is no level"),
+        (
+            "log_level",
+            "loud",
+            "none of error, warn, info, debug, trace, off",
+        ),
+        ("log_level", "warn,tiderace", "a module has its level"),
+        ("log_level", "debgu", "did you mean \"debug\"?"),
+        ("log_level", "", "is no level"),
         ("log_format", "jsno", "did you mean \"json\"?"),
     ] {
         let message = message(name, text);
@@ -130,6 +138,13 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
             .to_string()
             .contains("no room for the other shards")
     );
+}
+
+#[test]
+fn levels_are_taken_in_any_case_and_by_module() {
+    for text in ["off", "INFO", "warn,tiderace=debug", "info,[turn]=debug"] {
+        assert!(settings(&[("log_level", text)]).check().is_ok(), "{text}");
+    }
 }
 
 #[test]
