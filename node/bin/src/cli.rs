@@ -149,7 +149,7 @@ pub(crate) struct Create {
     /// Its path: names of letters, digits, `.`, `_` and `-` between slashes, such as shop/orders
     #[arg(value_name = "STREAM")]
     pub(crate) path: String,
-    /// How many partitions: events with the same key share one and keep their order
+    /// How many partitions, 1 to 16384: events with the same key share one and keep their order
     #[arg(short, long, value_name = "COUNT", default_value_t = 1)]
     pub(crate) partitions: u32,
     /// What an acknowledgement promises: local (on this node's disk) or memory [default: the node's]

@@ -3,6 +3,7 @@
 
 use crate::cli::{SERVER_DEFAULT, SERVER_VARIABLE, Server};
 use crate::exit::{Exit, Failure};
+use crate::stream;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 use tiderace_client::{Client, ConsumeError, Options, Refusal, RequestError, SendError};
@@ -150,6 +151,14 @@ fn refusal_failure(what: &str, refusal: &Refusal) -> Failure {
             .hint("`tiderace stream describe` lists the partitions"),
         ErrorCode::StreamExists => Failure::new(Exit::StreamExists, said)
             .hint("choose another path, or delete that stream"),
+        ErrorCode::BadPath => {
+            // The node's reason is one of several: this names it.
+            let why = stream::path_fault(what).map_or(said, |why| {
+                format!("the path {what:?} {why} ({code:?}, error {})", code.code())
+            });
+            Failure::new(Exit::Refused, why).hint(stream::PATH_HINT)
+        }
+        ErrorCode::BadPartitions => Failure::new(Exit::Refused, said).hint(stream::PARTITIONS_HINT),
         ErrorCode::ReadOnly => Failure::new(Exit::Refused, said)
             .hint("free space on the node's disk; it recovers by itself"),
         ErrorCode::OffsetBelowStart => {
@@ -240,6 +249,12 @@ mod tests {
                 "first offset that is kept is 7",
             ),
             (ErrorCode::ReadOnly, Exit::Refused, "free space"),
+            (
+                ErrorCode::BadPath,
+                Exit::Refused,
+                "between slashes, 255 bytes at most",
+            ),
+            (ErrorCode::BadPartitions, Exit::Refused, "1 to 16384"),
             (ErrorCode::Busy, Exit::Refused, "(Busy, error 28)"),
         ] {
             let failure = refused(code);
