@@ -167,7 +167,23 @@ fn refused(path: &Path, error: &DirectoryError) -> Failure {
     }
 }
 
+/// Whether no start made this directory yet: how many shards it has is then for this one to say.
+pub(crate) fn is_first_start(path: &Path) -> bool {
+    !path.join(LAYOUT).exists()
+}
+
+/// The process's limit of open files, and the machine's, are reached (`EMFILE`, `ENFILE`).
+const NO_DESCRIPTORS: [i32; 2] = [24, 23];
+
 fn unusable(path: &Path, error: &io::Error) -> Failure {
+    let is_limit = |code| NO_DESCRIPTORS.contains(&code);
+    if error.raw_os_error().is_some_and(is_limit) {
+        return Failure::new(
+            Exit::OpenFiles,
+            format!("the data directory {} cannot be opened: {error}", path.display()),
+        )
+        .hint("raise the limit of open files (ulimit -Hn, LimitNOFILE= of the service, --ulimit nofile= of the container), or run fewer shards");
+    }
     if error.kind() == ErrorKind::StorageFull {
         return Failure::new(
             Exit::NoSpace,
