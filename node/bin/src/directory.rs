@@ -291,8 +291,10 @@ fn agree(path: &Path, found: Option<Layout>, asked: Asked) -> Result<Layout, Fai
     };
     match (asked.shards, asked.segment_bytes) {
         (Some(shards), _) if shards != found.shards => Err(differs(format!(
-            "{} shards, and {shards} are asked for",
-            found.shards
+            "{} shard{}, and {shards} {} asked for",
+            found.shards,
+            if found.shards == 1 { "" } else { "s" },
+            if shards == 1 { "is" } else { "are" },
         ))),
         (_, Some(bytes)) if bytes != found.segment_bytes => {
             let (there, asked) = (

@@ -117,7 +117,7 @@ async fn create(command: cli::Create, format: Format) -> Result<(), Failure> {
         .create_stream(path, options)
         .await
         .map_err(|error| session::request_failure(path, &error))?;
-    show(&[stream], format)
+    show(&[stream], "", format)
 }
 
 /// How a path is written.
@@ -232,10 +232,15 @@ async fn list(prefix: &str, server: &cli::Server, format: Format) -> Result<(), 
             _ => break,
         }
     }
-    show(&found, format)
+    let none = match prefix {
+        "" => "no streams; `tiderace stream create` makes one".to_owned(),
+        _ => format!("no stream begins with {prefix:?}; `tiderace stream ls` lists them all"),
+    };
+    show(&found, &none, format)
 }
 
-fn show(streams: &[Stream], format: Format) -> Result<(), Failure> {
+/// Prints streams, or for people `none` when there are none.
+fn show(streams: &[Stream], none: &str, format: Format) -> Result<(), Failure> {
     let mut output = Output::new();
     let shown = streams.iter().map(Shown::of);
     match format {
@@ -246,7 +251,7 @@ fn show(streams: &[Stream], format: Format) -> Result<(), Failure> {
             let mut table = Table::new(&Shown::HEADS);
             shown.for_each(|stream| table.row(stream.cells()));
             if table.is_empty() {
-                output.line("no streams; `tiderace stream create` makes one")?;
+                output.line(none)?;
             } else {
                 table
                     .lines()

@@ -195,11 +195,14 @@ async fn parts(
             }
         };
         if begin < start || begin > end {
-            let what = format!(
-                "{path}: partition {partition} holds the offsets {start} to {end}, and {begin} is asked for"
-            );
-            return Err(Failure::new(Exit::History, what)
-                .hint(format!("read from {start} on with --from earliest")));
+            return Err(Failure::new(
+                Exit::History,
+                format!(
+                    "{path}: partition {partition} {}, and {begin} is asked for",
+                    held(start, end)
+                ),
+            )
+            .hint(format!("read from {start} on with --from earliest")));
         }
         parts.push(Part {
             partition,
@@ -208,6 +211,16 @@ async fn parts(
         });
     }
     Ok(parts)
+}
+
+/// What a partition holds from `start` to before `end`.
+fn held(start: Offset, end: Offset) -> String {
+    match end.get().checked_sub(1) {
+        Some(last) if last >= start.get() => {
+            format!("holds the offsets {start} to {last} (the next is {end})")
+        }
+        _ => format!("holds no events (the next offset is {end})"),
+    }
 }
 
 type Received = Result<Item, ConsumeError>;
@@ -277,6 +290,18 @@ mod tests {
             panic!("a tail")
         };
         tail
+    }
+
+    #[test]
+    fn what_a_partition_holds_ends_before_its_end() {
+        let held = |start, end| held(Offset::new(start), Offset::new(end));
+        assert_eq!(
+            held(0, 1000),
+            "holds the offsets 0 to 999 (the next is 1000)"
+        );
+        assert_eq!(held(7, 8), "holds the offsets 7 to 7 (the next is 8)");
+        assert_eq!(held(0, 0), "holds no events (the next offset is 0)");
+        assert_eq!(held(8, 8), "holds no events (the next offset is 8)");
     }
 
     #[test]

@@ -65,6 +65,8 @@ fn streams_are_created_listed_described_and_deleted() {
                 .iter()
                 .all(|partition| partition["start"] == 0 && partition["end"] == 0)
     );
+    let none = node.run(&["stream", "ls", "zzz"]).ok();
+    assert!(none.contains("no stream begins with \"zzz\""), "{none}");
     node.run(&["stream", "delete", "shop/orders"]).ok();
     node.run(&["stream", "describe", "shop/orders"]).refused(21);
     node.run(&["stream", "delete", "shop/orders"]).refused(21);
@@ -116,7 +118,10 @@ fn lines_come_back_in_order_from_wherever_one_begins() {
         ""
     );
     let error = node.run(&["tail", "log", "--from", "1001"]).refused(24);
-    assert!(error.contains("holds the offsets 0 to 1000"), "{error}");
+    assert!(
+        error.contains("holds the offsets 0 to 999 (the next is 1000)"),
+        "{error}"
+    );
     node.run(&["tail", "log", "--partition", "1"]).refused(21);
     node.run(&["tail", "absent"]).refused(21);
 }
