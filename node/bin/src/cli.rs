@@ -201,7 +201,11 @@ pub(crate) struct Tail {
     /// Only this partition
     #[arg(long, value_name = "N")]
     pub(crate) partition: Option<u32>,
-    /// At most this many events: the first from --from on, or without it the last ones
+    /// At most this many events, of all partitions together
+    ///
+    /// With --from: the first that come from there on; then it ends, with -f too.
+    ///
+    /// Without --from: the newest by the time of their append; with -f all that comes follows them.
     #[arg(short = 'n', long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
     /// Print values alone, each with a line end
