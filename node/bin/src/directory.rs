@@ -212,7 +212,7 @@ fn unusable(path: &Path, error: &io::Error) -> Failure {
 
 fn damaged(path: &Path, what: &str) -> Failure {
     Failure::new(Exit::DirectoryDamaged, format!("the data directory {} is damaged: {what}", path.display()))
-        .hint("nothing was changed; copy the directory away, then bring the missing file back from a backup")
+        .hint("nothing was changed; copy the directory away before anything else, then bring its file `layout` back from a backup")
 }
 
 /// What the first start wrote; `None` when there was none.
