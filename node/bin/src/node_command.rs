@@ -55,6 +55,7 @@ pub(crate) fn dev(command: cli::Dev) -> Result<(), Failure> {
     let mut output = Output::new();
     output.line(format!(
         "A node for development listens on {server}. Events are kept in {dir}, each synced to the disk before it is acknowledged.\n\
+         Journal files are written ahead, so it takes disk before the first event; --segment makes them smaller in a new directory.\n\
          Try, in another terminal:\n{commands}\nCtrl-C stops it.",
         server = node.server,
         dir = config.data_dir.display(),
