@@ -334,26 +334,46 @@ impl Settings {
     }
 }
 
-/// `TIDERACE_*` variables that are probably misspelt keys. One that resembles nothing is left alone: orchestrators set
-/// names such as TIDERACE_PORT_7450_TCP by themselves.
-pub(crate) fn misspelt_variables(names: impl IntoIterator<Item = String>) -> Vec<(String, String)> {
+/// `TIDERACE_*` variables that mean nothing, each with the one that is probably meant. Those that orchestrators set by
+/// themselves for a service of that name are left alone: TIDERACE_SERVICE_HOST, TIDERACE_PORT_7450_TCP.
+pub(crate) fn unknown_variables(
+    names: impl IntoIterator<Item = String>,
+) -> Vec<(String, Option<String>)> {
     let known: Vec<String> = KEYS
         .iter()
         .map(keys::Key::variable)
         .chain(OTHER_VARIABLES.map(str::to_owned))
         .collect();
-    names
+    let mut unknown: Vec<(String, Option<String>)> = names
         .into_iter()
-        .filter(|name| name.starts_with("TIDERACE_") && !known.contains(name))
+        .filter(|name| !known.contains(name))
         .filter_map(|name| {
-            let tail = name.strip_prefix("TIDERACE_").unwrap_or_default();
+            let tail = name.strip_prefix("TIDERACE_")?;
+            if is_of_a_service(tail) {
+                return None;
+            }
             let tails = known
                 .iter()
                 .filter_map(|right| right.strip_prefix("TIDERACE_"));
-            let right = format!("TIDERACE_{}", suggest::closest(tail, tails)?);
+            let right = suggest::closest(tail, tails).map(|right| format!("TIDERACE_{right}"));
             Some((name, right))
         })
-        .collect()
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// Whether a name is one that Kubernetes or Docker makes of a service's name, here without its first word.
+fn is_of_a_service(tail: &str) -> bool {
+    let words: Vec<&str> = tail.split('_').collect();
+    let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
+    words
+        .windows(2)
+        .any(|pair| pair[0] == "SERVICE" && matches!(pair[1], "HOST" | "PORT"))
+        || words.last() == Some(&"PORT")
+        || words.windows(3).any(|three| {
+            three[0] == "PORT" && is_number(&three[1]) && matches!(three[2], "TCP" | "UDP")
+        })
 }
 
 #[cfg(test)]

@@ -91,8 +91,12 @@ pub(crate) fn try_next(
 fn begin(config: &Config) {
     logging::begin(config);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for (name, right) in config::misspelt_variables(names) {
-        tracing::warn!("the environment variable {name} means nothing; did you mean {right}?");
+    for (name, right) in config::unknown_variables(names) {
+        let hint = right.map_or_else(
+            || "`tiderace help serve` lists those that do".to_owned(),
+            |right| format!("did you mean {right}?"),
+        );
+        tracing::warn!("the environment variable {name} means nothing; {hint}");
     }
 }
 

@@ -148,18 +148,29 @@ fn levels_are_taken_in_any_case_and_by_module() {
 }
 
 #[test]
-fn a_misspelt_variable_is_noticed_and_a_stranger_is_left_alone() {
+fn a_variable_that_means_nothing_is_noticed_and_those_of_a_service_are_left_alone() {
     let names = [
         "TIDERACE_MEMROY",
         "TIDERACE_MEMORY",
         "TIDERACE_CONFIG",
+        "TIDERACE_REPLICATION_FACTOR",
+        "TIDERACE_PORT",
+        "TIDERACE_PORT_7450_TCP",
         "TIDERACE_PORT_7450_TCP_ADDR",
+        "TIDERACE_SERVICE_HOST",
+        "TIDERACE_ADMIN_SERVICE_PORT_HTTP",
         "HOME",
     ];
-    let found = misspelt_variables(names.map(str::to_owned));
+    let found = unknown_variables(names.map(str::to_owned));
     assert_eq!(
         found,
-        [("TIDERACE_MEMROY".to_owned(), "TIDERACE_MEMORY".to_owned())]
+        [
+            (
+                "TIDERACE_MEMROY".to_owned(),
+                Some("TIDERACE_MEMORY".to_owned())
+            ),
+            ("TIDERACE_REPLICATION_FACTOR".to_owned(), None),
+        ]
     );
 }
 
