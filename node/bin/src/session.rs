@@ -10,7 +10,7 @@ use tiderace_client::{Client, ConsumeError, Options, Refusal, RequestError, Send
 use tiderace_wire::error::ErrorCode;
 
 /// How long a command waits for a node before it says that there is none. A person waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs a command's future on this thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -23,7 +23,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> R
 }
 
 /// The addresses that a command was given: by flag, by environment, or the default.
-fn addresses(server: &Server) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) fn addresses(server: &Server) -> Result<Vec<SocketAddr>, Failure> {
     if !server.server.is_empty() {
         return parse_addresses("--server", server.server.iter().map(String::as_str));
     }
@@ -96,23 +96,26 @@ pub(crate) async fn connect_to(addresses: &[SocketAddr]) -> Result<Client, Failu
         request_timeout: PATIENCE,
         ..Options::default()
     };
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let shown = shown(addresses);
     Client::connect(addresses, options)
         .await
         .map_err(|error| match error {
-            RequestError::Unreachable => unreachable_at(&shown.join(", ")),
+            RequestError::Unreachable => unreachable_at(&shown),
             RequestError::Violation(_) => Failure::new(
                 Exit::Unreachable,
-                format!(
-                    "what answers at {} is no Tiderace node: {error}",
-                    shown.join(", ")
-                ),
+                format!("what answers at {shown} is no Tiderace node: {error}"),
             )
             .hint(
                 "take the address that the node's log calls `server`; the admin port speaks HTTP",
             ),
             other => request_failure("the node", &other),
         })
+}
+
+/// Addresses as they are named to people.
+pub(crate) fn shown(addresses: &[SocketAddr]) -> String {
+    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    shown.join(", ")
 }
 
 fn unreachable_at(addresses: &str) -> Failure {

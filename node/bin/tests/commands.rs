@@ -222,6 +222,31 @@ fn a_follower_gets_what_is_sent_after_it_began() {
 }
 
 #[test]
+fn a_follower_says_when_its_node_is_gone() {
+    let folder = Folder::new("gone");
+    let node = Node::start(folder.path());
+    node.run_with_input(&["produce", "live", "--create"], b"one\n")
+        .ok();
+    let mut follower = program()
+        .args(["tail", "live", "-f", "--values", "--server", &node.server])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = BufReader::new(follower.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "one");
+    let server = node.server.clone();
+    drop(node);
+    let mut said = BufReader::new(follower.stderr.take().expect("piped")).lines();
+    assert_eq!(
+        said.next().expect("a line").expect("text"),
+        format!("tiderace: {server} does not answer; trying again")
+    );
+    follower.kill().expect("it still tries");
+    follower.wait().expect("it ends");
+}
+
+#[test]
 fn what_was_acknowledged_survives_kill_and_restart() {
     let folder = Folder::new("kill");
     let node = Node::start(folder.path());
