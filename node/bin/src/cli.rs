@@ -6,7 +6,6 @@ use crate::config::keys::KEYS;
 use crate::input;
 use crate::output;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where a node listens when nobody says otherwise.
@@ -111,8 +110,8 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 pub(crate) struct Server {
     /// A node's address, or several separated by commas [env: TIDERACE_SERVER] [default: 127.0.0.1:7450]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
-    pub(crate) server: Vec<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,7 +149,7 @@ pub(crate) struct Create {
     /// Its path: names of letters, digits, `.`, `_` and `-` between slashes, such as shop/orders
     #[arg(value_name = "STREAM")]
     pub(crate) path: String,
-    /// How many partitions: events with the same key share one and keep their order
+    /// How many partitions, 1 to 16384: events with the same key share one and keep their order
     #[arg(short, long, value_name = "COUNT", default_value_t = 1)]
     pub(crate) partitions: u32,
     /// What an acknowledgement promises: local (on this node's disk) or memory [default: the node's]
@@ -202,7 +201,11 @@ pub(crate) struct Tail {
     /// Only this partition
     #[arg(long, value_name = "N")]
     pub(crate) partition: Option<u32>,
-    /// At most this many events: the first from --from on, or without it the last ones
+    /// At most this many events, of all partitions together
+    ///
+    /// With --from: the first that come from there on; then it ends, with -f too.
+    ///
+    /// Without --from: the newest by the time of their append; with -f all that comes follows them.
     #[arg(short = 'n', long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
     /// Print values alone, each with a line end

@@ -249,10 +249,7 @@ impl Settings {
             (Durability::Memory.name(), Durability::Memory),
             (Durability::Local.name(), Durability::Local),
         ];
-        let (_, log_level) = self.given("log_level");
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log_level.text) {
-            return Err(self.wrong("log_level", format!("is no level: {error}")));
-        }
+        self.check_log_level()?;
         let advertise = self.advertise(listen)?;
         Ok(Config {
             data_dir,
@@ -272,12 +269,36 @@ impl Settings {
                 Duration::from_secs(1),
                 Duration::from_secs(3600),
             )?,
-            log_level: log_level.text.clone(),
+            log_level: self.given("log_level").1.text.clone(),
             log_format: self.one_of(
                 "log_format",
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             )?,
         })
+    }
+
+    /// A bare word must be a level. The filter would take any other for a module's name and say nothing but its logs.
+    fn check_log_level(&self) -> Result<(), Failure> {
+        const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+        let text = &self.given("log_level").1.text;
+        for word in text.split(',').filter(|word| !word.contains('=')) {
+            if LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) {
+                continue;
+            }
+            let meant = suggest::closest(word, LEVELS);
+            let meant = meant
+                .map(|level| format!("; did you mean {level:?}?"))
+                .unwrap_or_default();
+            let why = format!(
+                "is no level: {word:?} is none of {}, and a module has its level behind it, such as tiderace=debug{meant}",
+                LEVELS.join(", ")
+            );
+            return Err(self.wrong("log_level", why));
+        }
+        match tracing_subscriber::EnvFilter::try_new(text) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.wrong("log_level", format!("is no level: {error}"))),
+        }
     }
 
     fn shards(&self) -> Result<u16, Failure> {
@@ -313,26 +334,46 @@ impl Settings {
     }
 }
 
-/// `TIDERACE_*` variables that are probably misspelt keys. One that resembles nothing is left alone: orchestrators set
-/// names such as TIDERACE_PORT_7450_TCP by themselves.
-pub(crate) fn misspelt_variables(names: impl IntoIterator<Item = String>) -> Vec<(String, String)> {
+/// `TIDERACE_*` variables that mean nothing, each with the one that is probably meant. Those that orchestrators set by
+/// themselves for a service of that name are left alone: TIDERACE_SERVICE_HOST, TIDERACE_PORT_7450_TCP.
+pub(crate) fn unknown_variables(
+    names: impl IntoIterator<Item = String>,
+) -> Vec<(String, Option<String>)> {
     let known: Vec<String> = KEYS
         .iter()
         .map(keys::Key::variable)
         .chain(OTHER_VARIABLES.map(str::to_owned))
         .collect();
-    names
+    let mut unknown: Vec<(String, Option<String>)> = names
         .into_iter()
-        .filter(|name| name.starts_with("TIDERACE_") && !known.contains(name))
+        .filter(|name| !known.contains(name))
         .filter_map(|name| {
-            let tail = name.strip_prefix("TIDERACE_").unwrap_or_default();
+            let tail = name.strip_prefix("TIDERACE_")?;
+            if is_of_a_service(tail) {
+                return None;
+            }
             let tails = known
                 .iter()
                 .filter_map(|right| right.strip_prefix("TIDERACE_"));
-            let right = format!("TIDERACE_{}", suggest::closest(tail, tails)?);
+            let right = suggest::closest(tail, tails).map(|right| format!("TIDERACE_{right}"));
             Some((name, right))
         })
-        .collect()
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// Whether a name is one that Kubernetes or Docker makes of a service's name, here without its first word.
+fn is_of_a_service(tail: &str) -> bool {
+    let words: Vec<&str> = tail.split('_').collect();
+    let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
+    words
+        .windows(2)
+        .any(|pair| pair[0] == "SERVICE" && matches!(pair[1], "HOST" | "PORT"))
+        || words.last() == Some(&"PORT")
+        || words.windows(3).any(|three| {
+            three[0] == "PORT" && is_number(&three[1]) && matches!(three[2], "TCP" | "UDP")
+        })
 }
 
 #[cfg(test)]

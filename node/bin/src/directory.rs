@@ -167,7 +167,23 @@ fn refused(path: &Path, error: &DirectoryError) -> Failure {
     }
 }
 
+/// Whether no start made this directory yet: how many shards it has is then for this one to say.
+pub(crate) fn is_first_start(path: &Path) -> bool {
+    !path.join(LAYOUT).exists()
+}
+
+/// The process's limit of open files, and the machine's, are reached (`EMFILE`, `ENFILE`).
+const NO_DESCRIPTORS: [i32; 2] = [24, 23];
+
 fn unusable(path: &Path, error: &io::Error) -> Failure {
+    let is_limit = |code| NO_DESCRIPTORS.contains(&code);
+    if error.raw_os_error().is_some_and(is_limit) {
+        return Failure::new(
+            Exit::OpenFiles,
+            format!("the data directory {} cannot be opened: {error}", path.display()),
+        )
+        .hint("raise the limit of open files (ulimit -Hn, LimitNOFILE= of the service, --ulimit nofile= of the container), or run fewer shards");
+    }
     if error.kind() == ErrorKind::StorageFull {
         return Failure::new(
             Exit::NoSpace,
@@ -196,7 +212,7 @@ fn unusable(path: &Path, error: &io::Error) -> Failure {
 
 fn damaged(path: &Path, what: &str) -> Failure {
     Failure::new(Exit::DirectoryDamaged, format!("the data directory {} is damaged: {what}", path.display()))
-        .hint("nothing was changed; copy the directory away, then bring the missing file back from a backup")
+        .hint("nothing was changed; copy the directory away before anything else, then bring its file `layout` back from a backup")
 }
 
 /// What the first start wrote; `None` when there was none.
@@ -275,8 +291,10 @@ fn agree(path: &Path, found: Option<Layout>, asked: Asked) -> Result<Layout, Fai
     };
     match (asked.shards, asked.segment_bytes) {
         (Some(shards), _) if shards != found.shards => Err(differs(format!(
-            "{} shards, and {shards} are asked for",
-            found.shards
+            "{} shard{}, and {shards} {} asked for",
+            found.shards,
+            if found.shards == 1 { "" } else { "s" },
+            if shards == 1 { "is" } else { "are" },
         ))),
         (_, Some(bytes)) if bytes != found.segment_bytes => {
             let (there, asked) = (

@@ -55,6 +55,7 @@ pub(crate) fn dev(command: cli::Dev) -> Result<(), Failure> {
     let mut output = Output::new();
     output.line(format!(
         "A node for development listens on {server}. Events are kept in {dir}, each synced to the disk before it is acknowledged.\n\
+         Journal files are written ahead, so it takes disk before the first event; --segment makes them smaller in a new directory.\n\
          Try, in another terminal:\n{commands}\nCtrl-C stops it.",
         server = node.server,
         dir = config.data_dir.display(),
@@ -91,8 +92,12 @@ pub(crate) fn try_next(
 fn begin(config: &Config) {
     logging::begin(config);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for (name, right) in config::misspelt_variables(names) {
-        tracing::warn!("the environment variable {name} means nothing; did you mean {right}?");
+    for (name, right) in config::unknown_variables(names) {
+        let hint = right.map_or_else(
+            || "`tiderace help serve` lists those that do".to_owned(),
+            |right| format!("did you mean {right}?"),
+        );
+        tracing::warn!("the environment variable {name} means nothing; {hint}");
     }
 }
 

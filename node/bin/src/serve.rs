@@ -56,9 +56,14 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
         },
     };
     let limit = descriptors::raise();
-    if let Some(shards) = config.shards {
-        descriptors::divide(limit, shards)?;
-    }
+    // Before a directory is made or a runtime is: both fail without descriptors, and neither says what it takes. How many
+    // shards a directory has is known once it is open, and one at least.
+    let shards_least = match config.shards {
+        Some(shards) => shards,
+        None if directory::is_first_start(&config.data_dir) => asked.otherwise.shards,
+        None => 1,
+    };
+    descriptors::divide(limit, shards_least)?;
     let directory = DataDirectory::open(&config.data_dir, asked)?;
     let file_system = directory::file_system(&config.data_dir);
     let shards = directory.layout.shards;

@@ -3,13 +3,14 @@
 
 use crate::cli::{SERVER_DEFAULT, SERVER_VARIABLE, Server};
 use crate::exit::{Exit, Failure};
-use std::net::SocketAddr;
+use crate::stream;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 use tiderace_client::{Client, ConsumeError, Options, Refusal, RequestError, SendError};
 use tiderace_wire::error::ErrorCode;
 
 /// How long a command waits for a node before it says that there is none. A person waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs a command's future on this thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -24,23 +25,62 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> R
 /// The addresses that a command was given: by flag, by environment, or the default.
 pub(crate) fn addresses(server: &Server) -> Result<Vec<SocketAddr>, Failure> {
     if !server.server.is_empty() {
-        return Ok(server.server.clone());
+        return parse_addresses("--server", server.server.iter().map(String::as_str));
     }
     let text = std::env::var(SERVER_VARIABLE).unwrap_or_else(|_| SERVER_DEFAULT.to_owned());
-    parse_addresses(&text)
+    parse_addresses(SERVER_VARIABLE, text.split(','))
 }
 
-fn parse_addresses(text: &str) -> Result<Vec<SocketAddr>, Failure> {
-    let parse = |part: &str| {
-        part.trim().parse().map_err(|_| {
-            Failure::new(
-                Exit::Usage,
-                format!("{SERVER_VARIABLE}: {part:?} is no address"),
-            )
-            .hint("write IP:PORT, several separated by commas, such as 127.0.0.1:7450")
-        })
-    };
-    text.split(',').map(parse).collect()
+/// Reads addresses and looks host names up. A name that is not known is passed over while another one is.
+fn parse_addresses<'a>(
+    whence: &str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Vec<SocketAddr>, Failure> {
+    let mut found = Vec::new();
+    let mut unknown = None;
+    for text in texts {
+        let text = text.trim();
+        let (host, port) = split_address(text).map_err(|why| {
+            Failure::new(Exit::Usage, format!("{whence}: {text:?} {why}")).hint(format!(
+                "write HOST:PORT, such as {SERVER_DEFAULT}; several are separated by commas"
+            ))
+        })?;
+        match (host, port).to_socket_addrs() {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => {
+                let what = format!("{whence}: the host name {host:?} is not known: {error}");
+                let failure = Failure::new(Exit::Unreachable, what);
+                unknown = Some(failure.hint("check the name, or write the IP address"));
+            }
+        }
+    }
+    match unknown {
+        Some(failure) if found.is_empty() => Err(failure),
+        _ => Ok(found),
+    }
+}
+
+/// A host, without the brackets of an IPv6 address, and its port; or what is wrong, as the end of a sentence that begins
+/// with the text.
+fn split_address(text: &str) -> Result<(&str, u16), &'static str> {
+    if text.contains("://") {
+        return Err("is a URL, and an address is wanted");
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Err("names no port (an IPv6 address stands in brackets before it)");
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("names no port")?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(host);
+    if host.is_empty() {
+        return Err("names no host");
+    }
+    match port.parse() {
+        Ok(0) | Err(_) => Err("ends with no port: a port is a number from 1 to 65535"),
+        Ok(port) => Ok((host, port)),
+    }
 }
 
 /// Connects to the node that a command means.
@@ -56,23 +96,26 @@ pub(crate) async fn connect_to(addresses: &[SocketAddr]) -> Result<Client, Failu
         request_timeout: PATIENCE,
         ..Options::default()
     };
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let shown = shown(addresses);
     Client::connect(addresses, options)
         .await
         .map_err(|error| match error {
-            RequestError::Unreachable => unreachable_at(&shown.join(", ")),
+            RequestError::Unreachable => unreachable_at(&shown),
             RequestError::Violation(_) => Failure::new(
                 Exit::Unreachable,
-                format!(
-                    "what answers at {} is no Tiderace node: {error}",
-                    shown.join(", ")
-                ),
+                format!("what answers at {shown} is no Tiderace node: {error}"),
             )
             .hint(
                 "take the address that the node's log calls `server`; the admin port speaks HTTP",
             ),
             other => request_failure("the node", &other),
         })
+}
+
+/// Addresses as they are named to people.
+pub(crate) fn shown(addresses: &[SocketAddr]) -> String {
+    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    shown.join(", ")
 }
 
 fn unreachable_at(addresses: &str) -> Failure {
@@ -111,6 +154,14 @@ fn refusal_failure(what: &str, refusal: &Refusal) -> Failure {
             .hint("`tiderace stream describe` lists the partitions"),
         ErrorCode::StreamExists => Failure::new(Exit::StreamExists, said)
             .hint("choose another path, or delete that stream"),
+        ErrorCode::BadPath => {
+            // The node's reason is one of several: this names it.
+            let why = stream::path_fault(what).map_or(said, |why| {
+                format!("the path {what:?} {why} ({code:?}, error {})", code.code())
+            });
+            Failure::new(Exit::Refused, why).hint(stream::PATH_HINT)
+        }
+        ErrorCode::BadPartitions => Failure::new(Exit::Refused, said).hint(stream::PARTITIONS_HINT),
         ErrorCode::ReadOnly => Failure::new(Exit::Refused, said)
             .hint("free space on the node's disk; it recovers by itself"),
         ErrorCode::OffsetBelowStart => {
@@ -201,6 +252,12 @@ mod tests {
                 "first offset that is kept is 7",
             ),
             (ErrorCode::ReadOnly, Exit::Refused, "free space"),
+            (
+                ErrorCode::BadPath,
+                Exit::Refused,
+                "between slashes, 255 bytes at most",
+            ),
+            (ErrorCode::BadPartitions, Exit::Refused, "1 to 16384"),
             (ErrorCode::Busy, Exit::Refused, "(Busy, error 28)"),
         ] {
             let failure = refused(code);
@@ -214,13 +271,39 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_separated_by_commas() {
-        assert_eq!(
-            parse_addresses("127.0.0.1:1, [::1]:2").expect("good").len(),
-            2
+    fn addresses_are_separated_by_commas_and_host_names_are_looked_up() {
+        let parse = |text: &str| parse_addresses("--server", text.split(','));
+        assert_eq!(parse("127.0.0.1:1, [::1]:2").expect("good").len(), 2);
+        let local = parse("localhost:17450").expect("every host knows it");
+        assert!(!local.is_empty());
+        assert!(
+            local
+                .iter()
+                .all(|address| address.ip().is_loopback() && address.port() == 17450)
         );
-        let failure = parse_addresses("localhost").expect_err("refused");
-        assert_eq!(failure.exit, Exit::Usage);
-        assert!(failure.to_string().contains("write IP:PORT"));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_how_to_write_one() {
+        for (text, why) in [
+            ("localhost", "names no port"),
+            ("127.0.0.1", "names no port"),
+            ("::1", "in brackets"),
+            ("", "names no port"),
+            (":7450", "names no host"),
+            ("host:", "1 to 65535"),
+            ("host:0", "1 to 65535"),
+            ("host:70000", "1 to 65535"),
+            ("http://127.0.0.1:7450", "is a URL"),
+        ] {
+            let failure = parse_addresses("--server", [text].into_iter()).expect_err(text);
+            assert_eq!(failure.exit, Exit::Usage, "{text}");
+            let message = failure.to_string();
+            assert!(
+                message.contains(why)
+                    && message.contains("write HOST:PORT, such as 127.0.0.1:7450"),
+                "{message}"
+            );
+        }
     }
 }

@@ -6,7 +6,8 @@ use crate::output::{Format, Output, Table};
 use crate::{session, units};
 use serde::Serialize;
 use std::time::Duration;
-use tiderace_base::catalogue::{Durability, Retention, Stream};
+use tiderace_base::catalogue::{Durability, Retention, Stream, path_is_valid};
+use tiderace_base::limits;
 use tiderace_client::{Partition, StreamOptions};
 
 /// Streams asked for at once.
@@ -106,14 +107,59 @@ pub(crate) fn run(command: cli::Stream, format: Format) -> Result<(), Failure> {
 }
 
 async fn create(command: cli::Create, format: Format) -> Result<(), Failure> {
+    let path = command.path.as_str();
+    if let Some(why) = path_fault(path) {
+        return Err(Failure::new(Exit::Usage, format!("the path {path:?} {why}")).hint(PATH_HINT));
+    }
     let options = options(&command)?;
     let client = session::connect(&command.server).await?;
-    let path = command.path.as_str();
     let stream = client
         .create_stream(path, options)
         .await
         .map_err(|error| session::request_failure(path, &error))?;
-    show(&[stream], format)
+    show(&[stream], "", format)
+}
+
+/// How a path is written.
+pub(crate) const PATH_HINT: &str = "write names of ASCII letters, digits, `.`, `_` and `-` between slashes, 255 bytes at most, such as shop/orders";
+
+/// How many partitions a stream may have.
+pub(crate) const PARTITIONS_HINT: &str = "give it 1 to 16384 partitions";
+
+const _: () = assert!(
+    limits::PATH_BYTES_MAX == 255 && limits::PARTITIONS_MAX == 16_384,
+    "the hints name the limits"
+);
+
+/// Why a path is none, as the end of a sentence that begins with it; `None` when it is one.
+pub(crate) fn path_fault(path: &str) -> Option<String> {
+    if path_is_valid(path) {
+        return None;
+    }
+    let is_allowed =
+        |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-' | '/');
+    let foreign = path
+        .chars()
+        .enumerate()
+        .find(|(_, letter)| !is_allowed(*letter));
+    if path.is_empty() {
+        Some("is empty".to_owned())
+    } else if path.len() > limits::PATH_BYTES_MAX {
+        Some(format!(
+            "is {} bytes long, and a path has at most {}",
+            path.len(),
+            limits::PATH_BYTES_MAX
+        ))
+    } else if let Some((index, letter)) = foreign {
+        Some(format!(
+            "holds {letter:?} as its character {}, which paths do not have",
+            index + 1
+        ))
+    } else if path.split('/').any(str::is_empty) {
+        Some("has a slash at an end, or two in a row".to_owned())
+    } else {
+        Some("holds the name `.` or `..`, which paths do not have".to_owned())
+    }
 }
 
 fn options(command: &cli::Create) -> Result<StreamOptions, Failure> {
@@ -121,6 +167,14 @@ fn options(command: &cli::Create) -> Result<StreamOptions, Failure> {
         Failure::new(Exit::Usage, format!("--{flag} {text:?} {why}"))
             .hint("`tiderace help stream create` shows how values are written")
     };
+    if !(1..=limits::PARTITIONS_MAX).contains(&command.partitions) {
+        let what = format!(
+            "--partitions {} is out of bounds: 1 to {}",
+            command.partitions,
+            limits::PARTITIONS_MAX
+        );
+        return Err(Failure::new(Exit::Usage, what).hint(PARTITIONS_HINT));
+    }
     let mut retention = Retention::default();
     if let Some(text) = &command.retention_bytes {
         retention.bytes =
@@ -178,10 +232,15 @@ async fn list(prefix: &str, server: &cli::Server, format: Format) -> Result<(), 
             _ => break,
         }
     }
-    show(&found, format)
+    let none = match prefix {
+        "" => "no streams; `tiderace stream create` makes one".to_owned(),
+        _ => format!("no stream begins with {prefix:?}; `tiderace stream ls` lists them all"),
+    };
+    show(&found, &none, format)
 }
 
-fn show(streams: &[Stream], format: Format) -> Result<(), Failure> {
+/// Prints streams, or for people `none` when there are none.
+fn show(streams: &[Stream], none: &str, format: Format) -> Result<(), Failure> {
     let mut output = Output::new();
     let shown = streams.iter().map(Shown::of);
     match format {
@@ -192,7 +251,7 @@ fn show(streams: &[Stream], format: Format) -> Result<(), Failure> {
             let mut table = Table::new(&Shown::HEADS);
             shown.for_each(|stream| table.row(stream.cells()));
             if table.is_empty() {
-                output.line("no streams; `tiderace stream create` makes one")?;
+                output.line(none)?;
             } else {
                 table
                     .lines()
@@ -326,12 +385,31 @@ mod tests {
     }
 
     #[test]
-    fn a_retention_of_nothing_or_nonsense_is_refused() {
+    fn what_is_wrong_with_a_path_is_named_with_its_place() {
+        for (path, why) in [
+            ("", "is empty"),
+            ("shop/my orders", "holds ' ' as its character 8"),
+            ("Zürich", "holds 'ü' as its character 2"),
+            (&"x".repeat(256), "is 256 bytes long"),
+            ("a//b", "two in a row"),
+            ("/a", "a slash at an end"),
+            ("a/..", "holds the name"),
+        ] {
+            let fault = path_fault(path).expect("a fault");
+            assert!(fault.contains(why), "{path}: {fault}");
+        }
+        assert_eq!(path_fault("shop/orders-2.b_c"), None);
+    }
+
+    #[test]
+    fn a_count_or_retention_of_nothing_or_nonsense_is_refused() {
         for (flag, text) in [
             ("--retention-age", "0"),
             ("--retention-age", "7"),
             ("--retention-bytes", "0"),
             ("--retention-bytes", "x"),
+            ("--partitions", "0"),
+            ("--partitions", "16385"),
         ] {
             assert_eq!(
                 create(&[flag, text]).expect_err("refused").exit,

@@ -9,14 +9,17 @@ use crate::output;
 use crate::{session, units};
 use print::{Printer, Style};
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tiderace_base::ids::PartitionIndex;
 use tiderace_base::position::Offset;
-use tiderace_client::{Client, ConsumeError, Consumer, From, Item, StreamInfo};
+use tiderace_client::{Client, ConsumeError, Consumer, From, Item, RequestError, StreamInfo};
 use tokio::sync::mpsc;
 
 /// Items that wait to be printed: a slow reader of the output stops the node through credit, nothing grows here.
 const ITEMS_WAITING_MAX: usize = 16;
+
+/// How often a command that follows asks whether the node is there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where to begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +80,8 @@ struct Part {
 
 async fn read(command: &cli::Tail, place: Place, style: Style) -> Result<(), Failure> {
     let path = command.path.as_str();
-    let client = session::connect(&command.server).await?;
+    let addresses = session::addresses(&command.server)?;
+    let client = session::connect_to(&addresses).await?;
     let info = client
         .describe_stream(path)
         .await
@@ -91,6 +95,10 @@ async fn read(command: &cli::Tail, place: Place, style: Style) -> Result<(), Fai
         .map(|part| (part.partition, part.end))
         .collect();
     let mut items = subscribe(command, place, &client, &parts);
+    if command.follow {
+        // Ends with the tasks of this command.
+        tokio::task::spawn_local(watch(client.clone(), session::shown(&addresses), style));
+    }
     loop {
         if behind.is_empty() {
             printer.caught_up()?;
@@ -195,11 +203,14 @@ async fn parts(
             }
         };
         if begin < start || begin > end {
-            let what = format!(
-                "{path}: partition {partition} holds the offsets {start} to {end}, and {begin} is asked for"
-            );
-            return Err(Failure::new(Exit::History, what)
-                .hint(format!("read from {start} on with --from earliest")));
+            return Err(Failure::new(
+                Exit::History,
+                format!(
+                    "{path}: partition {partition} {}, and {begin} is asked for",
+                    held(start, end)
+                ),
+            )
+            .hint(format!("read from {start} on with --from earliest")));
         }
         parts.push(Part {
             partition,
@@ -208,6 +219,46 @@ async fn parts(
         });
     }
     Ok(parts)
+}
+
+/// Says when the node is gone and when it is back: the subscription itself waits for it without a word.
+async fn watch(client: Client, addresses: String, style: Style) {
+    let mut is_gone = false;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let asked = Instant::now();
+        let answer = client.ping().await;
+        // A reader of the output that stops holds this thread: the answer came meanwhile, and was not seen in time.
+        if asked.elapsed() > session::PATIENCE + LOOK_EVERY {
+            continue;
+        }
+        let was_gone = is_gone;
+        is_gone = match answer {
+            // Whoever refuses is there.
+            Ok(()) | Err(RequestError::Refused(_)) => false,
+            Err(RequestError::Unreachable | RequestError::Deadline) => true,
+            Err(RequestError::Closed) => return,
+            // They say nothing about the node.
+            Err(RequestError::Violation(_) | RequestError::TooMany) => is_gone,
+        };
+        match (was_gone, is_gone) {
+            (false, true) => {
+                print::aside(style, &format!("{addresses} does not answer; trying again"));
+            }
+            (true, false) => print::aside(style, &format!("{addresses} answers again")),
+            (false, false) | (true, true) => {}
+        }
+    }
+}
+
+/// What a partition holds from `start` to before `end`.
+fn held(start: Offset, end: Offset) -> String {
+    match end.get().checked_sub(1) {
+        Some(last) if last >= start.get() => {
+            format!("holds the offsets {start} to {last} (the next is {end})")
+        }
+        _ => format!("holds no events (the next offset is {end})"),
+    }
 }
 
 type Received = Result<Item, ConsumeError>;
@@ -277,6 +328,18 @@ mod tests {
             panic!("a tail")
         };
         tail
+    }
+
+    #[test]
+    fn what_a_partition_holds_ends_before_its_end() {
+        let held = |start, end| held(Offset::new(start), Offset::new(end));
+        assert_eq!(
+            held(0, 1000),
+            "holds the offsets 0 to 999 (the next is 1000)"
+        );
+        assert_eq!(held(7, 8), "holds the offsets 7 to 7 (the next is 8)");
+        assert_eq!(held(0, 0), "holds no events (the next offset is 0)");
+        assert_eq!(held(8, 8), "holds no events (the next offset is 8)");
     }
 
     #[test]

@@ -81,15 +81,17 @@ pub(crate) fn bytes(text: &str) -> Result<u64, UnitError> {
         .map_or_else(|| refuse("is too large"), Ok)
 }
 
-/// Writes a byte count in the largest binary unit that divides it.
+/// Writes a byte count in the largest unit that divides it, binary or decimal.
 pub(crate) fn show_bytes(bytes: u64) -> String {
-    let binary = BYTE_UNITS.iter().filter(|(name, _)| name.ends_with("iB"));
-    for (name, scale) in binary {
-        if bytes != 0 && bytes.is_multiple_of(*scale) {
-            return format!("{}{name}", bytes / scale);
-        }
+    let divides = |(_, scale): &&(&str, u64)| bytes != 0 && bytes.is_multiple_of(*scale);
+    match BYTE_UNITS
+        .iter()
+        .filter(divides)
+        .max_by_key(|(_, scale)| *scale)
+    {
+        Some((name, scale)) => format!("{}{name}", bytes / scale),
+        None => format!("{bytes}B"),
     }
-    format!("{bytes}B")
 }
 
 /// Reads a duration: whole numbers with units, largest first (`90s`, `1h30m`, `7d`). A number without a unit is refused,
@@ -343,7 +345,16 @@ mod tests {
             assert_eq!(bytes(text), Ok(expected), "{text}");
             assert_eq!(bytes(&show_bytes(expected)), Ok(expected), "{text}");
         }
-        assert_eq!(show_bytes(64 << 20), "64MiB");
+        for (count, shown) in [
+            (0, "0B"),
+            (1001, "1001B"),
+            (64 << 20, "64MiB"),
+            (1536 << 20, "1536MiB"),
+            (10_000_000_000, "10GB"),
+            (1_024_000, "1000KiB"),
+        ] {
+            assert_eq!(show_bytes(count), shown);
+        }
         for (text, why) in [
             ("", "begin with a digit"),
             ("MiB", "begin with a digit"),

@@ -41,8 +41,8 @@ fn streams_are_created_listed_described_and_deleted() {
     node.run(&made).ok();
     node.run(&["stream", "create", "shop/orders", "-p", "4"])
         .refused(22);
-    let error = node.run(&["stream", "create", "bad path"]).refused(23);
-    assert!(error.contains("BadPath, error 25"), "{error}");
+    let error = node.run(&["stream", "create", "bad path"]).refused(2);
+    assert!(error.contains("holds ' ' as its character 4"), "{error}");
     node.run(&["stream", "create", "volatile", "-d", "memory"])
         .ok();
     let list = node.run(&["stream", "ls"]).ok();
@@ -65,6 +65,8 @@ fn streams_are_created_listed_described_and_deleted() {
                 .iter()
                 .all(|partition| partition["start"] == 0 && partition["end"] == 0)
     );
+    let none = node.run(&["stream", "ls", "zzz"]).ok();
+    assert!(none.contains("no stream begins with \"zzz\""), "{none}");
     node.run(&["stream", "delete", "shop/orders"]).ok();
     node.run(&["stream", "describe", "shop/orders"]).refused(21);
     node.run(&["stream", "delete", "shop/orders"]).refused(21);
@@ -124,7 +126,10 @@ fn lines_come_back_in_order_from_wherever_one_begins() {
         ""
     );
     let error = node.run(&["tail", "log", "--from", "1001"]).refused(24);
-    assert!(error.contains("holds the offsets 0 to 1000"), "{error}");
+    assert!(
+        error.contains("holds the offsets 0 to 999 (the next is 1000)"),
+        "{error}"
+    );
     node.run(&["tail", "log", "--partition", "1"]).refused(21);
     node.run(&["tail", "absent"]).refused(21);
 }
@@ -274,6 +279,31 @@ fn a_signal_ends_sending_with_what_was_acknowledged() {
         assert_eq!(ended.status.code(), Some(code), "{said}");
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[test]
+fn a_follower_says_when_its_node_is_gone() {
+    let folder = Folder::new("gone");
+    let node = Node::start(folder.path());
+    node.run_with_input(&["produce", "live", "--create"], b"one\n")
+        .ok();
+    let mut follower = program()
+        .args(["tail", "live", "-f", "--values", "--server", &node.server])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = BufReader::new(follower.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "one");
+    let server = node.server.clone();
+    drop(node);
+    let mut said = BufReader::new(follower.stderr.take().expect("piped")).lines();
+    assert_eq!(
+        said.next().expect("a line").expect("text"),
+        format!("tiderace: {server} does not answer; trying again")
+    );
+    follower.kill().expect("it still tries");
+    follower.wait().expect("it ends");
 }
 
 #[test]

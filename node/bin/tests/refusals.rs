@@ -102,6 +102,10 @@ fn a_damaged_journal_is_refused_and_named() {
         error.contains("shard 1") && error.contains("superblock"),
         "{error}"
     );
+    assert!(
+        error.contains("copy the directory away before anything else"),
+        "{error}"
+    );
     // Refusing changed nothing: with the bytes back it starts.
     std::fs::write(&superblock, bytes).expect("own directory");
     drop(Node::start(&dir));

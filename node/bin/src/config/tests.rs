@@ -112,6 +112,14 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
         ("drain_timeout", "10", "has no unit"),
         ("drain_timeout", "7d", "out of bounds: 1s to 1h"),
         ("log_level", "tiderace=loud", "is no level"),
+        (
+            "log_level",
+            "loud",
+            "none of error, warn, info, debug, trace, off",
+        ),
+        ("log_level", "warn,tiderace", "a module has its level"),
+        ("log_level", "debgu", "did you mean \"debug\"?"),
+        ("log_level", "", "is no level"),
         ("log_format", "jsno", "did you mean \"json\"?"),
     ] {
         let message = message(name, text);
@@ -133,18 +141,36 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
 }
 
 #[test]
-fn a_misspelt_variable_is_noticed_and_a_stranger_is_left_alone() {
+fn levels_are_taken_in_any_case_and_by_module() {
+    for text in ["off", "INFO", "warn,tiderace=debug", "info,[turn]=debug"] {
+        assert!(settings(&[("log_level", text)]).check().is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn a_variable_that_means_nothing_is_noticed_and_those_of_a_service_are_left_alone() {
     let names = [
         "TIDERACE_MEMROY",
         "TIDERACE_MEMORY",
         "TIDERACE_CONFIG",
+        "TIDERACE_REPLICATION_FACTOR",
+        "TIDERACE_PORT",
+        "TIDERACE_PORT_7450_TCP",
         "TIDERACE_PORT_7450_TCP_ADDR",
+        "TIDERACE_SERVICE_HOST",
+        "TIDERACE_ADMIN_SERVICE_PORT_HTTP",
         "HOME",
     ];
-    let found = misspelt_variables(names.map(str::to_owned));
+    let found = unknown_variables(names.map(str::to_owned));
     assert_eq!(
         found,
-        [("TIDERACE_MEMROY".to_owned(), "TIDERACE_MEMORY".to_owned())]
+        [
+            (
+                "TIDERACE_MEMROY".to_owned(),
+                Some("TIDERACE_MEMORY".to_owned())
+            ),
+            ("TIDERACE_REPLICATION_FACTOR".to_owned(), None),
+        ]
     );
 }
 

@@ -220,3 +220,12 @@ fn the_deepest_and_latest_mount_counts() {
     assert!(is_memory("tmpfs") && !is_memory("ext4"));
     assert!(file_system(Path::new("/")).is_some());
 }
+
+#[test]
+fn without_descriptors_the_limit_is_named_and_not_the_directory() {
+    for code in NO_DESCRIPTORS {
+        let failure = unusable(Path::new("d"), &io::Error::from_raw_os_error(code));
+        assert_eq!(failure.exit, Exit::OpenFiles);
+        assert!(failure.to_string().contains("LimitNOFILE="), "{failure}");
+    }
+}

@@ -126,11 +126,18 @@ fn refused(data_dir: &Path, error: &BootError) -> Failure {
         Reason::NoSpace => Exit::NoSpace,
         Reason::Disk => Exit::DirectoryUnusable,
     };
-    Failure::new(
+    let failure = Failure::new(
         exit,
         format!(
             "the node does not start from {}: {error}",
             data_dir.display()
         ),
-    )
+    );
+    match exit {
+        // Whatever is tried next may destroy what could still be saved.
+        Exit::DirectoryDamaged => failure.hint(
+            "nothing was changed; copy the directory away before anything else, then bring the damaged file back from a backup",
+        ),
+        _ => failure,
+    }
 }

@@ -54,7 +54,10 @@ pub(crate) fn divide(limit: u64, shards: u16) -> Result<Share, Failure> {
     if limit < least {
         return Err(Failure::new(
             Exit::OpenFiles,
-            format!("the limit of open files is {limit}: {shards} shards need at least {least}, for their journals and a few connections"),
+            format!(
+                "the limit of open files is {limit}: {} at least {least}, for the journals and a few connections",
+                if shards == 1 { "1 shard needs".to_owned() } else { format!("{shards} shards need") }
+            ),
         )
         .hint("raise it (ulimit -Hn, LimitNOFILE= of the service, --ulimit nofile= of the container), or run fewer shards; a connection takes one each"));
     }
@@ -112,12 +115,18 @@ mod tests {
 
     #[test]
     fn a_limit_that_serves_nobody_is_refused_with_what_to_do() {
-        let failure = divide(200, 2).expect_err("too few");
-        assert_eq!(failure.exit, Exit::OpenFiles);
-        let message = failure.to_string();
-        assert!(
-            message.contains("is 200") && message.contains("LimitNOFILE="),
-            "{message}"
-        );
+        for (limit, shards, need) in [
+            (200, 2, "2 shards need at least"),
+            (20, 1, "1 shard needs at least"),
+        ] {
+            let failure = divide(limit, shards).expect_err("too few");
+            assert_eq!(failure.exit, Exit::OpenFiles);
+            let message = failure.to_string();
+            assert!(
+                message.contains(&format!("is {limit}: {need}"))
+                    && message.contains("LimitNOFILE="),
+                "{message}"
+            );
+        }
     }
 }

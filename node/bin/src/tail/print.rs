@@ -213,6 +213,15 @@ impl Printer {
     }
 }
 
+/// Says on standard error something that belongs to no record. Nothing is lost when nobody listens there.
+pub(super) fn aside(style: Style, words: &str) {
+    let line = match style {
+        Style::Json => serde_json::json!({ "note": words }).to_string(),
+        Style::Table | Style::Values => format!("tiderace: {words}"),
+    };
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
 fn row(partition: &str, offset: &str, time: &str, key: &str, value: &str) -> String {
     format!("{partition:>9}  {offset:>10}  {time:<24}  {key:<16}  {value}")
         .trim_end()
