@@ -86,7 +86,8 @@ impl Shard {
         }
         self.catalogue = Some(Arc::clone(&snapshot));
         self.bind_partitions(&snapshot);
-        if first {
+        // A shard that was told to stop before it knew anything starts nothing any more.
+        if first && self.phase == Phase::Waiting {
             self.start_epochs(now, effects);
         }
         self.drop_deleted(now, effects);
