@@ -248,22 +248,10 @@ impl Client {
                 ..Retention::default()
             },
         };
-        self.session.ask(1, &request).expect("one may be asked");
-        for _ in 0..100 {
-            self.send(node);
-            node.turn();
-            self.receive(node);
-            for completion in self.completions.drain(..) {
-                if let Completion::Answered {
-                    answer: Answer::Created(stream),
-                    ..
-                } = completion
-                {
-                    return stream.id;
-                }
-            }
-        }
-        panic!("{path} was not made");
+        self.ask(node, &request, |answer| match answer {
+            Answer::Created(stream) => Some(stream.id),
+            _ => None,
+        })
     }
 
     /// The epoch that leads a stream's partition.
@@ -275,22 +263,32 @@ impl Client {
             path: path.into(),
             first_partition: partition,
         };
-        self.session.ask(2, &request).expect("one may be asked");
+        self.ask(node, &request, |answer| match answer {
+            Answer::Metadata(page) => Some(page.partitions[0].epoch),
+            _ => None,
+        })
+    }
+
+    fn ask<T>(
+        &mut self,
+        node: &mut Node,
+        request: &Request,
+        wanted: impl Fn(Answer) -> Option<T>,
+    ) -> T {
+        self.session.ask(1, request).expect("one may be asked");
         for _ in 0..100 {
             self.send(node);
             node.turn();
             self.receive(node);
             for completion in self.completions.drain(..) {
-                if let Completion::Answered {
-                    answer: Answer::Metadata(page),
-                    ..
-                } = completion
+                if let Completion::Answered { answer, .. } = completion
+                    && let Some(found) = wanted(answer)
                 {
-                    return page.partitions[0].epoch;
+                    return found;
                 }
             }
         }
-        panic!("{path} has no leader");
+        panic!("{request:?} was not answered");
     }
 
     /// Subscribes to what comes, with credit for as much as a benchmark lasts.

@@ -99,7 +99,8 @@ impl Shard {
                 continue;
             };
             partition.woken = false;
-            for (conn, id) in core::mem::take(&mut partition.caught_up) {
+            // One by one: the set keeps its node for those that catch up again, and is not allocated anew at each commit.
+            while let Some((conn, id)) = partition.caught_up.pop_first() {
                 let Some(connection) = self.connections.get(conn) else {
                     continue;
                 };
