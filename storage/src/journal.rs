@@ -364,6 +364,7 @@ impl Journal {
         [
             self.closing_at,
             self.spares.retry_at(),
+            self.spares.surplus_at(),
             self.checkpointing.retry_at(),
             sealing,
         ]
@@ -425,6 +426,12 @@ impl Journal {
                 && self.ready.is_empty()
                 && self.inflight.count() == 0
                 && self.superblocks.is_idle())
+    }
+
+    /// The size of a segment's file.
+    #[must_use]
+    pub const fn segment_bytes(&self) -> u64 {
+        self.settings.segment_bytes
     }
 
     /// Counters and gauges.

@@ -209,7 +209,7 @@ impl Journal {
                 }
             }
         }
-        while let Some(file) = self.spares.take_surplus() {
+        while let Some(file) = self.spares.take_surplus(self.now.mono) {
             self.spares.leave(file, self.superblocks.ask());
         }
         let superblocks = &self.superblocks;

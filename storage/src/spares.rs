@@ -12,8 +12,11 @@ use tiderace_base::time::Mono;
 pub(crate) const RESERVED_FROM_DATA: usize = 2;
 /// Spares that control entries may not take.
 pub(crate) const RESERVED_FROM_CONTROL: usize = 1;
-/// Spares kept for later lives beyond those that are wanted; more would be taken from others on the same file system.
+/// Spares kept for later lives beyond those that are wanted and those that appends took of late; more would be taken from
+/// others on the same file system.
 const KEPT_BEYOND: usize = 3;
+/// What appends took of late: in the window of this length that is open, or in the one before it.
+const WINDOW_NS: u64 = 10_000_000_000;
 /// A checkpoint that was being captured at a release may tell of the life, and so may the one before it: after this many
 /// that are durable neither does.
 const CHECKPOINTS_UNTIL_FORGOTTEN: u64 = 3;
@@ -54,6 +57,35 @@ pub(crate) struct Gone {
     until: u64,
 }
 
+/// How many spares appends take. Retention lets segments go in lumps and at other times than appends take them: what
+/// comes back is kept for as long as it is likely to be taken again, or its zeros would be written again, too.
+#[derive(Debug, Default)]
+struct Taken {
+    in_window: usize,
+    in_last: usize,
+    window_ends: Mono,
+}
+
+impl Taken {
+    fn pass(&mut self, now: Mono) {
+        let late_ns = now.since(self.window_ends);
+        if now < self.window_ends {
+            return;
+        }
+        self.in_last = if late_ns < WINDOW_NS {
+            self.in_window
+        } else {
+            0
+        };
+        self.in_window = 0;
+        self.window_ends = now.after_ns(WINDOW_NS);
+    }
+
+    fn of_late(&self) -> usize {
+        self.in_window.max(self.in_last)
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
@@ -75,6 +107,7 @@ pub(crate) struct Spares {
     /// The start found less than the reserves.
     short: bool,
     retry_at: Option<Mono>,
+    taken: Taken,
 }
 
 impl Spares {
@@ -113,6 +146,7 @@ impl Spares {
             self.starved = true;
             return None;
         }
+        self.taken.in_window += 1;
         self.ready.pop_front()
     }
 
@@ -158,11 +192,21 @@ impl Spares {
     }
 
     /// A spare beyond those that are kept.
-    pub(crate) fn take_surplus(&mut self) -> Option<u32> {
-        if self.ready.len() <= self.wanted + KEPT_BEYOND {
+    pub(crate) fn take_surplus(&mut self, now: Mono) -> Option<u32> {
+        self.taken.pass(now);
+        if !self.has_surplus(self.taken.of_late()) {
             return None;
         }
         self.ready.pop_back()
+    }
+
+    fn has_surplus(&self, taken: usize) -> bool {
+        self.ready.len() > self.wanted + KEPT_BEYOND + taken
+    }
+
+    /// When there may be a surplus, though nothing happens until then.
+    pub(crate) fn surplus_at(&self) -> Option<Mono> {
+        self.has_surplus(0).then_some(self.taken.window_ends)
     }
 
     /// The files to remove now. `checkpoints` were made so far.

@@ -33,6 +33,17 @@ const CELLS_PER_TURN: usize = 256;
 /// Bytes of a checkpoint that may wait for the disk.
 const CHECKPOINT_BACKLOG_BYTES_MAX: usize = 1 << 20;
 
+/// Looks at the partitions that grew for every segment that is filled.
+const LOOKS_PER_SEGMENT: u64 = 4;
+
+/// Partitions that may keep more bytes than they must.
+#[derive(Debug, Default)]
+pub(crate) struct Grown {
+    pub(crate) partitions: Vec<Index>,
+    /// Appended since somebody looked at them.
+    pub(crate) bytes: u64,
+}
+
 /// What a checkpoint still has to be fed.
 #[derive(Debug)]
 pub(crate) struct Capture {
@@ -326,45 +337,8 @@ impl Shard {
             let Some(index) = self.partitions.find(key) else {
                 continue;
             };
-            let partition = self.partitions.at(index);
-            let Some(stream) = partition.stream.clone() else {
-                continue;
-            };
-            let visible = partition.visible;
-            let bytes = partition.durable.bytes;
-            // What is not durable yet is never dropped: the marks that lie there wait.
-            let expired = partition
-                .durable
-                .marks
-                .expired(age_now_us, bytes, stream.retention);
-            let Some((to, reason)) = expired else {
-                again |= partition
-                    .durable
-                    .marks
-                    .next_age_us(stream.retention)
-                    .is_some();
-                continue;
-            };
-            if to > visible {
-                again = true;
-                continue;
-            }
-            let reason = match reason {
-                Reason::Age => StartReason::Age,
-                Reason::Bytes => StartReason::Bytes,
-            };
-            let slot = partition.durable.slot;
-            let body = StartOffset { offset: to, reason }.to_bytes();
-            match self.control_entry(now, key, slot, EntryKind::StartOffset, &body) {
-                Ok(placed) => {
-                    self.reclaim_at = Some(placed.end);
-                    let partition = self.partitions.at(index);
-                    partition.durable.marks.forget_below(to);
-                    partition.durable.start = partition.durable.start.max(to);
-                    partition.durable.applied = placed.end;
-                    self.touch(index);
-                    again = true;
-                }
+            match self.retain(now, index, age_now_us) {
+                Ok(another) => again |= another,
                 // No room: the rest waits for the next time.
                 Err(_) => {
                     again = true;
@@ -380,6 +354,67 @@ impl Shard {
         } else if again {
             self.want_retention(now);
         }
+    }
+
+    /// Moves one partition's start. True: another look will be due.
+    ///
+    /// # Errors
+    /// When the journal cannot take the entry now.
+    fn retain(&mut self, now: Now, index: Index, age_now_us: u64) -> Result<bool, Refused> {
+        let partition = self.partitions.at(index);
+        let Some(stream) = partition.stream.as_deref() else {
+            return Ok(false);
+        };
+        let retention = stream.retention;
+        let durable = &partition.durable;
+        let expired = durable.marks.expired(age_now_us, durable.bytes, retention);
+        let Some((to, reason)) = expired else {
+            return Ok(durable.marks.next_age_us(retention).is_some());
+        };
+        // What is not durable yet is never dropped: the marks that lie there wait.
+        if to > partition.visible {
+            return Ok(true);
+        }
+        let reason = match reason {
+            Reason::Age => StartReason::Age,
+            Reason::Bytes => StartReason::Bytes,
+        };
+        let (key, slot) = (partition.key, durable.slot);
+        let body = StartOffset { offset: to, reason }.to_bytes();
+        let placed = self.control_entry(now, key, slot, EntryKind::StartOffset, &body)?;
+        self.reclaim_at = Some(placed.end);
+        let partition = self.partitions.at(index);
+        partition.durable.marks.forget_below(to);
+        partition.durable.start = partition.durable.start.max(to);
+        partition.durable.applied = placed.end;
+        self.touch(index);
+        Ok(true)
+    }
+
+    /// Looks at those that grew, once enough was appended: at full speed a disk takes several segments in the time between two
+    /// looks at everything, and what is let go in lumps comes too late to be used again.
+    pub(crate) fn retain_grown(&mut self, now: Now, effects: &mut Effects) {
+        let enough = self.journal.segment_bytes() / LOOKS_PER_SEGMENT;
+        if self.grown.bytes < enough || self.reclaim_at.is_some() || !self.serving() {
+            return;
+        }
+        let age_now_us = self.age_clock.now_us(now);
+        for _ in 0..PARTITIONS_PER_TURN {
+            let Some(index) = self.grown.partitions.pop() else {
+                self.grown.bytes = 0;
+                break;
+            };
+            let Some(partition) = self.partitions.get_mut(index) else {
+                continue;
+            };
+            partition.grown = false;
+            // The look at everything comes to it, too, in its time.
+            if self.retain(now, index, age_now_us).is_err() {
+                self.grown.bytes = 0;
+                break;
+            }
+        }
+        self.reclaim_when_durable(effects);
     }
 
     /// Lets segments go that nothing keeps, once every start and drop that says so is durable: before that, a crash would

@@ -72,6 +72,8 @@ pub struct Partition {
     pub dirty: bool,
     /// Whether its subscribers are about to be woken.
     pub woken: bool,
+    /// Whether it stands in the list of those that may keep more bytes than they must.
+    pub grown: bool,
     /// Batches in memory, while somebody subscribes.
     pub recent: VecDeque<Recent>,
     /// How many cells the last checkpoint has for its producers.
@@ -100,6 +102,7 @@ impl Partition {
             durable,
             dirty: false,
             woken: false,
+            grown: false,
             recent: VecDeque::new(),
             producer_cells: 0,
             subscribers: BTreeSet::new(),
@@ -198,20 +201,20 @@ impl Durable {
         self.applied == Lsn::ZERO && self.end == Offset::ZERO
     }
 
-    /// Applies a batch: the same when it is appended and when it is replayed.
+    /// Applies a batch: the same when it is appended and when it is replayed. True: retention may drop more than before.
     ///
     /// # Panics
     /// When its offsets are not the next: an offset is never given twice.
-    pub fn append(&mut self, batch: &Appended, stream: Option<&Stream>) {
+    pub fn append(&mut self, batch: &Appended, stream: Option<&Stream>) -> bool {
         assert_eq!(batch.base, self.end, "offsets are dense");
-        if let Some(stream) = stream {
+        let marked = stream.is_some_and(|stream| {
             let mark = Mark {
                 offset: batch.base,
                 append_time_us: batch.append_time_us,
                 bytes_before: self.bytes,
             };
-            self.marks.note(mark, stream.retention);
-        }
+            self.marks.note(mark, stream.retention)
+        });
         self.slot = batch.slot;
         self.epochs.note(batch.epoch, batch.base);
         self.end = self.end.advance(u64::from(batch.records));
@@ -232,6 +235,7 @@ impl Durable {
             );
         }
         self.applied = batch.end;
+        marked
     }
 
     /// Encodes the state as a checkpoint cell's value.

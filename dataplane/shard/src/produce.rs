@@ -159,7 +159,12 @@ impl Shard {
         slot.dirty = true;
         let appended = Appended::from_header(&placed_header, placed.end);
         let stream = partition.stream.clone();
-        partition.durable.append(&appended, stream.as_deref());
+        let marked = partition.durable.append(&appended, stream.as_deref());
+        if marked && !partition.grown {
+            partition.grown = true;
+            self.grown.partitions.push(index);
+        }
+        self.grown.bytes += batch_bytes as u64;
         let bytes = u32::try_from(batch_bytes).expect("a batch is below 4 GiB");
         partition.remember(Recent {
             base: base_offset,

@@ -81,8 +81,8 @@ impl Marks {
         })
     }
 
-    /// Notes a batch, when the last mark lies far enough back. Nothing is noted without a retention.
-    pub fn note(&mut self, mark: Mark, retention: Retention) {
+    /// Notes a batch, when the last mark lies far enough back. Nothing is noted without a retention. True: it was noted.
+    pub fn note(&mut self, mark: Mark, retention: Retention) -> bool {
         let due = match self.marks.back() {
             None => true,
             Some(last) => {
@@ -95,7 +95,7 @@ impl Marks {
             }
         };
         if (retention.age_ms == 0 && retention.bytes == 0) || !due {
-            return;
+            return false;
         }
         if self.marks.len() == MARKS_MAX {
             let mut index = 0;
@@ -105,6 +105,7 @@ impl Marks {
             });
         }
         self.marks.push_back(mark);
+        true
     }
 
     /// The newest mark below which everything may go, by `now_us` and `bytes` of all batches since the partition began.

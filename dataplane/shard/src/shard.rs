@@ -3,6 +3,7 @@
 //! state, its life (wait for the catalogue, start its epochs, serve, drain) and the order of a turn.
 
 use crate::connection::Connections;
+use crate::maintenance::Grown;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Index, Partitions};
@@ -164,6 +165,8 @@ pub struct Shard {
     pub(crate) reclaim_at: Option<Lsn>,
     /// Partitions whose stream bounds what is kept.
     pub(crate) retained: BTreeSet<PartitionKey>,
+    /// Those of them that were appended to since somebody looked.
+    pub(crate) grown: Grown,
     pub(crate) ops: OpIds,
     wake_at: Option<Mono>,
     outputs: Vec<Output>,
@@ -234,6 +237,7 @@ impl Shard {
             age_clock: AgeClock::default(),
             reclaim_at: None,
             retained: BTreeSet::new(),
+            grown: Grown::default(),
             ops: OpIds::default(),
             wake_at: None,
             outputs: Vec::new(),
@@ -427,6 +431,7 @@ impl Machine for Shard {
         self.feed_checkpoint(effects);
         self.end_slow_sends(now, effects);
         self.read_waiting(effects);
+        self.retain_grown(now, effects);
         // The disk first: it takes longest. Then whoever has something to be told.
         self.journal.flush(now, effects);
         self.send_ready(now, effects);

@@ -22,8 +22,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tiderace_base::catalogue::Durability;
 
-/// What each stream keeps: as much as the floor's one file, which it overwrites round and round.
+/// What a stream keeps: as much as the floor's one file, which it overwrites round and round.
 const KEPT_BYTES: u64 = 256 << 20;
+/// The same of the stream that is written one record at a time: it would keep a segment of each round.
+const KEPT_SINGLE_BYTES: u64 = 1 << 20;
 /// Segments that the product's journal uses again before anything is measured. Until then it writes zeros beside the
 /// appends; the floor has written its own before it listens.
 const RECYCLED_MIN: f64 = 3.0;
@@ -40,6 +42,7 @@ struct Case {
     connections: usize,
     in_flight: usize,
     partitions: u32,
+    kept_bytes: u64,
     shape: Shape,
     figure: Figure,
     /// The ratio to reach, product over floor, and what it is called.
@@ -61,6 +64,7 @@ const CASES: [Case; 3] = [
         connections: 8,
         in_flight: 4,
         partitions: 8,
+        kept_bytes: KEPT_BYTES,
         shape: Shape {
             records: 64,
             value_bytes: 960,
@@ -75,6 +79,7 @@ const CASES: [Case; 3] = [
         connections: 64,
         in_flight: 16,
         partitions: 64,
+        kept_bytes: KEPT_BYTES,
         shape: Shape {
             records: 1,
             value_bytes: 256,
@@ -89,6 +94,7 @@ const CASES: [Case; 3] = [
         connections: 1,
         in_flight: 1,
         partitions: 1,
+        kept_bytes: KEPT_SINGLE_BYTES,
         shape: Shape {
             records: 1,
             value_bytes: 256,
@@ -295,7 +301,7 @@ fn plan(
             streams: 1,
             partitions: case.partitions,
             durability: Some(Durability::Local),
-            retention_bytes: KEPT_BYTES / u64::from(case.partitions),
+            retention_bytes: case.kept_bytes / u64::from(case.partitions),
         },
         choice: Choice {
             keys: Keys::Even,
