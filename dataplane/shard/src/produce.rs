@@ -158,8 +158,9 @@ impl Shard {
         slot.applied = placed.end;
         slot.dirty = true;
         let appended = Appended::from_header(&placed_header, placed.end);
-        let stream = partition.stream.clone();
-        let marked = partition.durable.append(&appended, stream.as_deref());
+        let stream = partition.stream.as_deref();
+        let durability = stream.map_or(Durability::Local, |stream| stream.durability);
+        let marked = partition.durable.append(&appended, stream);
         if marked && !partition.grown {
             partition.grown = true;
             self.grown.partitions.push(index);
@@ -189,7 +190,6 @@ impl Shard {
             .records_appended_total
             .add(u64::from(header.record_count()));
         self.metrics.bytes_appended_total.add(batch_bytes as u64);
-        let durability = stream.map_or(Durability::Local, |stream| stream.durability);
         if self.retention_due.is_none() && !self.retained.is_empty() {
             self.want_retention(now);
         }
