@@ -72,6 +72,8 @@ pub const SUBSCRIPTION_WINDOW_BATCHES_MAX: u32 = 64 * KIB as u32;
 pub const UNCREDITED_OUTSTANDING_MAX: usize = 8;
 /// Subscriptions of one connection.
 pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 4096;
+/// Received bytes of a TLS handshake: a chain of certificates fits, and nobody unknown costs more.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 32 * KIB;
 /// Connections of one shard: beyond it new ones are refused with a typed error.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 16 * KIB;
 /// Received buffers that one connection may hold while a frame is incomplete: a larger frame goes to a buffer of its own.

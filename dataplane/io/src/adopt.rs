@@ -2,14 +2,15 @@
 //! its own way and hands it to a driver, whose machine then cannot tell it from one that was accepted. Connecting itself
 //! stays outside: it may block for as long as the network likes.
 
+use crate::tls::Connector;
 use crate::waker::Waker;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// A socket on its way into a driver, and its other end.
-pub(crate) type Adopted = (TcpStream, SocketAddr);
+/// A socket on its way into a driver, its other end, and how it speaks TLS, if it does.
+pub(crate) type Adopted = (TcpStream, SocketAddr, Option<Connector>);
 
 /// Hands connected sockets to one driver, from any thread, before and while it runs.
 #[derive(Clone, Debug)]
@@ -30,12 +31,24 @@ impl Adopter {
     /// # Errors
     /// The socket is not connected any more; it is closed and nothing is announced.
     pub fn adopt(&self, stream: TcpStream) -> io::Result<()> {
+        self.hand_over(stream, None)
+    }
+
+    /// The same for a socket that speaks TLS. A handshake that fails is a hangup.
+    ///
+    /// # Errors
+    /// As [`Adopter::adopt`].
+    pub fn adopt_tls(&self, stream: TcpStream, connector: &Connector) -> io::Result<()> {
+        self.hand_over(stream, Some(connector.clone()))
+    }
+
+    fn hand_over(&self, stream: TcpStream, connector: Option<Connector>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         // The ring polls by itself, and reports a non-blocking socket as failed instead of waiting.
         stream.set_nonblocking(false)?;
         let peer = stream.peer_addr()?;
         // A driver that has ended takes nothing: the socket comes back in the error and is closed.
-        let _ = self.sender.send((stream, peer));
+        let _ = self.sender.send((stream, peer, connector));
         self.waker.wake();
         Ok(())
     }

@@ -36,6 +36,10 @@ pub struct Counters {
     pub accepted: Counter,
     /// Connections closed at once because there were too many, or because none were wanted any more.
     pub turned_away: Counter,
+    /// TLS handshakes that were completed.
+    pub tls_opened: Counter,
+    /// TLS connections that failed: no handshake in its time, a certificate that is not trusted, damaged records.
+    pub tls_failed: Counter,
     /// Pieces received.
     pub received: Counter,
     /// Pieces that were copied out because receive buffers ran short.

@@ -237,7 +237,7 @@ impl Driver {
             self.step(now, machine, effects);
         }
         self.completions = completions;
-        self.take_adopted();
+        self.take_adopted(now.mono);
         if let Some(mesh) = &mut self.mesh {
             mesh.receive(MESSAGES_PER_TURN_MAX, &mut self.ready);
         }
@@ -259,11 +259,11 @@ impl Driver {
     }
 
     /// Takes in the sockets that were handed over. True: there were some.
-    fn take_adopted(&mut self) -> bool {
+    fn take_adopted(&mut self, now: Mono) -> bool {
         let mut any = false;
-        while let Ok((stream, peer)) = self.adopted.try_recv() {
+        while let Ok(adopted) = self.adopted.try_recv() {
             self.sockets
-                .open(stream.into(), peer, &mut self.ring, &mut self.ready);
+                .adopt(adopted, now, &mut self.ring, &mut self.ready);
             any = true;
         }
         any
@@ -317,9 +317,9 @@ impl Driver {
             }
             Effect::Remove { op, file } => journal(&mut self.files).remove(op, file, ring),
             Effect::Send { op, conn, parts } => self.sockets.send(op, conn, parts, ring, ready),
-            Effect::CancelSend { conn } => self.sockets.cancel_send(conn, ring),
+            Effect::CancelSend { conn } => self.sockets.cancel_send(conn, ring, ready),
             Effect::Receive { conn, wanted } => self.sockets.want(conn, wanted, ring),
-            Effect::Finish { conn } => self.sockets.finish(conn),
+            Effect::Finish { conn } => self.sockets.finish(conn, ring, ready),
             Effect::Close { conn } => self.sockets.close(conn, ring, ready),
             Effect::Post { to, message } => {
                 let Some(mesh) = &mut self.mesh else {
@@ -339,7 +339,9 @@ impl Driver {
 
     /// Submits what was asked for, and sleeps if there is nothing to do.
     fn wait(&mut self, now: Mono) -> std::io::Result<()> {
-        let starved = self.sockets.finish_turn(now, &mut self.ring);
+        let starved = self
+            .sockets
+            .finish_turn(now, &mut self.ring, &mut self.ready);
         if let Some(files) = &mut self.files {
             files.finish_turn(now, &mut self.ring);
         }
@@ -348,7 +350,7 @@ impl Driver {
             self.waker.prepare_sleep();
             let news = self.mesh.as_mut().is_some_and(MeshEnd::has_work)
                 || (!self.stop_told && self.waker.stop_asked())
-                || self.take_adopted();
+                || self.take_adopted(now);
             sleep = !news;
         }
         let wait_ns = if sleep { self.time_to_sleep() } else { None };

@@ -2,6 +2,7 @@
 //! one. What every connection needs is set here once and inherited by whatever is accepted.
 
 use crate::syscall::{check, set_option, socket_address};
+use crate::tls::Acceptor;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -48,6 +49,7 @@ impl Listen {
 pub struct Listener {
     socket: OwnedFd,
     address: SocketAddr,
+    acceptor: Option<Acceptor>,
 }
 
 impl Listener {
@@ -91,7 +93,22 @@ impl Listener {
         // SAFETY: takes no pointer.
         check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
         let address = socket_address(socket.as_raw_fd(), false)?;
-        Ok(Self { socket, address })
+        Ok(Self {
+            socket,
+            address,
+            acceptor: None,
+        })
+    }
+
+    /// What is accepted here speaks TLS, and nothing else.
+    #[must_use]
+    pub fn with_tls(mut self, acceptor: Acceptor) -> Self {
+        self.acceptor = Some(acceptor);
+        self
+    }
+
+    pub(crate) const fn acceptor(&self) -> Option<&Acceptor> {
+        self.acceptor.as_ref()
     }
 
     /// Where it listens, with the port that the kernel chose.

@@ -180,6 +180,27 @@ impl ReceivePool {
         (Bytes::copy_from_slice(lease.as_ref()), true)
     }
 
+    /// Looks into a buffer that the kernel filled, and gives it back.
+    pub(crate) fn with<T>(
+        &mut self,
+        buffer: u16,
+        len: usize,
+        look: impl FnOnce(&mut [u8]) -> T,
+    ) -> T {
+        assert!(
+            buffer < self.count && len <= self.memory.buffer_bytes,
+            "the kernel fills buffers that it was given"
+        );
+        let at = usize::from(buffer) * self.memory.buffer_bytes;
+        // SAFETY: inside the allocation; the kernel filled these bytes and has given the buffer away, no lease of it was
+        // made, and it is put back only below: nobody else reaches it.
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(self.memory.base.as_ptr().add(at), len) };
+        let result = look(bytes);
+        self.discard(buffer);
+        result
+    }
+
     /// A buffer that the kernel filled and nobody wants.
     pub(crate) fn discard(&mut self, buffer: u16) {
         drop(self.take(buffer, 0));

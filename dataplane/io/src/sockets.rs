@@ -12,12 +12,16 @@
 //! A cancelling can miss an operation that the kernel is just about to run again. It is then repeated for as long as the
 //! operation is there and not wanted.
 
+use crate::adopt::Adopted;
 use crate::counters::Counters;
 use crate::listener::Listener;
+use crate::parts::Parts;
 use crate::receive_pool::{GROUP, ReceivePool};
 use crate::ring::{Completion, Kind, Ring};
+use crate::sending::{Gather, Sending};
 use crate::slab::{Place, Slab};
 use crate::syscall::{shutdown_sending, socket_address};
+use crate::tls::{Acceptor, Connector, Handshakes, Link};
 use bytes::Bytes;
 use io_uring::{opcode, types};
 use std::collections::VecDeque;
@@ -29,18 +33,16 @@ use tiderace_base::ids::ConnectionId;
 use tiderace_base::operation::{Event, OpId};
 use tiderace_base::time::Mono;
 
-/// Parts that one syscall gathers.
-const PARTS_MAX: usize = 64;
-/// The most that one syscall is asked to send: a length is a `u32` there and its result an `i32`.
-const SEND_BYTES_MAX: usize = 1 << 30;
 /// Accepts of one listener in the kernel at once. Each takes a descriptor before this thread hears of it, so their number
 /// is all that a flood of connections takes beyond those that are open: a multishot accept would take the whole backlog.
 pub(crate) const ACCEPTS_PER_LISTENER: usize = 8;
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_REST_NS: u64 = 100_000_000;
 
-struct Connection {
-    socket: OwnedFd,
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
+    /// What its bytes pass through. None: they are plain.
+    pub(crate) tls: Option<Box<Link>>,
     /// The machine wants bytes.
     wanted: bool,
     /// A receive is in the kernel.
@@ -52,110 +54,10 @@ struct Connection {
     /// Nothing more will be received.
     hung_up: bool,
     /// The machine wants it closed.
-    closing: bool,
-    sending: Option<Sending>,
+    pub(crate) closing: bool,
+    pub(crate) sending: Option<Sending>,
     /// A cancelling of the send is in the kernel.
     cancelling_send: bool,
-}
-
-struct Sending {
-    op: OpId,
-    /// What is left, in order; no part is empty. Owned until the last completion.
-    parts: VecDeque<Bytes>,
-    /// How much of the first part is gone.
-    skip: usize,
-    sent_bytes: u64,
-    cancelled: bool,
-    gather: Option<Gather>,
-}
-
-/// What `sendmsg` points to, in a place of its own that does not move.
-struct Gather(Box<Vectors>);
-
-struct Vectors {
-    header: libc::msghdr,
-    vectors: [libc::iovec; PARTS_MAX],
-}
-
-// SAFETY: the pointers inside are written and read by the kernel and `Sending::submit` alone; they point to memory that
-// moves between threads together with them.
-unsafe impl Send for Vectors {}
-
-impl Gather {
-    fn new() -> Self {
-        let empty = libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        };
-        Self(Box::new(Vectors {
-            // SAFETY: all zeros is a valid, empty `msghdr`.
-            header: unsafe { std::mem::zeroed() },
-            vectors: [empty; PARTS_MAX],
-        }))
-    }
-}
-
-impl Sending {
-    fn submit(&mut self, place: Place, socket: &OwnedFd, spare: &mut Vec<Gather>, ring: &mut Ring) {
-        let fd = types::Fd(socket.as_raw_fd());
-        let token = Kind::Send.token(place);
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let first = &self.parts[0][self.skip..];
-        if self.parts.len() == 1 {
-            let len = first.len().min(SEND_BYTES_MAX) as u32;
-            let entry = opcode::Send::new(fd, first.as_ptr(), len)
-                .flags(flags)
-                .build();
-            // SAFETY: the part lives in `parts` until the completion; the kernel only reads it.
-            unsafe { ring.push(entry.user_data(token)) };
-            return;
-        }
-        let Gather(gather) = self
-            .gather
-            .get_or_insert_with(|| spare.pop().unwrap_or_else(Gather::new));
-        let mut count = 0;
-        let mut room = SEND_BYTES_MAX;
-        for (index, part) in self.parts.iter().take(PARTS_MAX).enumerate() {
-            let bytes = if index == 0 { first } else { &part[..] };
-            if room == 0 {
-                break;
-            }
-            let len = bytes.len().min(room);
-            room -= len;
-            gather.vectors[index] = libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: len,
-            };
-            count = index + 1;
-        }
-        gather.header.msg_iov = gather.vectors.as_mut_ptr();
-        gather.header.msg_iovlen = count as _;
-        let entry = opcode::SendMsg::new(fd, &raw const gather.header)
-            .flags(flags as u32)
-            .build();
-        // SAFETY: the header and the vectors lie in a box, the parts in `parts`, all of them untouched until the
-        // completion; the kernel only reads them.
-        unsafe { ring.push(entry.user_data(token)) };
-    }
-
-    /// Drops what was sent. True: nothing is left.
-    fn advance(&mut self, sent: usize) -> bool {
-        self.sent_bytes += sent as u64;
-        let mut passed = self.skip + sent;
-        while let Some(first) = self.parts.front() {
-            if passed < first.len() {
-                break;
-            }
-            passed -= first.len();
-            self.parts.pop_front();
-        }
-        assert!(
-            passed == 0 || !self.parts.is_empty(),
-            "the kernel sent more than it was given"
-        );
-        self.skip = passed;
-        self.parts.is_empty()
-    }
 }
 
 struct Accepting {
@@ -170,16 +72,19 @@ pub(crate) struct Sockets {
     listeners: Vec<Accepting>,
     serving: bool,
     accept_again_at: Option<Mono>,
-    connections: Slab<Connection>,
+    pub(crate) connections: Slab<Connection>,
     connections_max: usize,
     /// Connections that wait for a receive buffer, oldest first.
     starved: VecDeque<Place>,
-    pool: ReceivePool,
+    pub(crate) pool: ReceivePool,
+    pub(crate) handshakes: Handshakes,
+    /// Small parts on their way into one record.
+    pub(crate) gathered: Vec<u8>,
     spare: Vec<Gather>,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
-fn id_of(place: Place) -> ConnectionId {
+pub(crate) fn id_of(place: Place) -> ConnectionId {
     ConnectionId::new(place.pack())
 }
 
@@ -210,6 +115,8 @@ impl Sockets {
             connections_max,
             starved: VecDeque::new(),
             pool,
+            handshakes: Handshakes::default(),
+            gathered: Vec::new(),
             spare: Vec::new(),
             counters,
         }
@@ -246,7 +153,7 @@ impl Sockets {
             // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
             // First: one that is turned away has given its descriptor back when the next is accepted.
-            self.admit(socket, ring, ready);
+            self.admit(socket, listener, now, ring, ready);
         }
         if !self.serving {
             return;
@@ -259,7 +166,14 @@ impl Sockets {
         }
     }
 
-    fn admit(&mut self, socket: OwnedFd, ring: &mut Ring, ready: &mut VecDeque<Event>) {
+    fn admit(
+        &mut self,
+        socket: OwnedFd,
+        listener: usize,
+        now: Mono,
+        ring: &mut Ring,
+        ready: &mut VecDeque<Event>,
+    ) {
         let peer = match socket_address(socket.as_raw_fd(), true) {
             // One that is gone already has no other end.
             Err(_) => return,
@@ -269,20 +183,43 @@ impl Sockets {
             }
             Ok(peer) => peer,
         };
+        let acceptor = self.listeners[listener].listener.acceptor();
+        let Ok(tls) = acceptor.map(Acceptor::accept).transpose() else {
+            self.counters.tls_failed.add(1);
+            return;
+        };
         self.counters.accepted.add(1);
-        self.open(socket, peer, ring, ready);
+        self.open(socket, peer, tls, now, ring, ready);
     }
 
-    /// Begins a connection on a connected socket.
-    pub(crate) fn open(
+    /// Begins a connection on a socket that was connected here.
+    pub(crate) fn adopt(
         &mut self,
-        socket: OwnedFd,
-        peer: SocketAddr,
+        (socket, peer, connector): Adopted,
+        now: Mono,
         ring: &mut Ring,
         ready: &mut VecDeque<Event>,
     ) {
+        let Ok(tls) = connector.as_ref().map(Connector::connect).transpose() else {
+            self.counters.tls_failed.add(1);
+            return;
+        };
+        self.open(socket.into(), peer, tls, now, ring, ready);
+    }
+
+    fn open(
+        &mut self,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        tls: Option<Link>,
+        now: Mono,
+        ring: &mut Ring,
+        ready: &mut VecDeque<Event>,
+    ) {
+        let is_secure = tls.is_some();
         let place = self.connections.insert(Connection {
             socket,
+            tls: tls.map(Box::new),
             wanted: true,
             receiving: false,
             cancelling_receive: false,
@@ -299,11 +236,19 @@ impl Sockets {
         if let Some(connection) = self.connections.get_mut(place) {
             connection.arm(place, ring);
         }
+        if is_secure {
+            self.handshakes.begin(place, now);
+            self.advance_tls(place, ring, ready);
+        }
     }
 
     /// When something of this module's own is due.
     pub(crate) fn next_wake(&self) -> Option<Mono> {
-        self.accept_again_at
+        let handshakes = self.handshakes.next_wake();
+        [self.accept_again_at, handshakes]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     // --- Receiving ---------------------------------------------------------------------------------------------------
@@ -311,7 +256,12 @@ impl Sockets {
     /// Ends a turn: gives the kernel the buffers that came back, and those who wait for one another chance, oldest first
     /// and no more of them than there are buffers. True: some still wait. Each of those that got a chance has bytes or
     /// an end to report, so the next turn comes at once and the others follow.
-    pub(crate) fn finish_turn(&mut self, now: Mono, ring: &mut Ring) -> bool {
+    pub(crate) fn finish_turn(
+        &mut self,
+        now: Mono,
+        ring: &mut Ring,
+        ready: &mut VecDeque<Event>,
+    ) -> bool {
         self.pool.reclaim();
         let mut buffers = self.pool.free();
         while buffers > 0 {
@@ -330,6 +280,7 @@ impl Sockets {
         if self.accept_again_at.is_some_and(|at| at <= now) {
             self.serve(true, ring);
         }
+        self.end_handshakes(now, ring, ready);
         !self.starved.is_empty()
     }
 
@@ -349,6 +300,10 @@ impl Sockets {
         connection.receiving = completion.more();
         let result = completion.result;
         match completion.buffer() {
+            Some(buffer) if result > 0 && !connection.closing && connection.tls.is_some() => {
+                self.counters.received.add(1);
+                self.received_tls(place, buffer, result as usize, ring, ready);
+            }
             Some(buffer) if result > 0 && !connection.closing => {
                 let (data, copied) = self.pool.take(buffer, result as usize);
                 self.counters.received.add(1);
@@ -361,6 +316,9 @@ impl Sockets {
             Some(buffer) => self.pool.discard(buffer),
             None => {}
         }
+        let Some(connection) = self.connections.get_mut(place) else {
+            return;
+        };
         match -result {
             _ if result > 0 => {}
             libc::ENOBUFS => {
@@ -433,19 +391,15 @@ impl Sockets {
             connection.sending.is_none(),
             "one send at a time: {conn:?} has one in flight"
         );
-        let mut parts = VecDeque::from(parts);
-        parts.retain(|part| !part.is_empty());
+        let parts = Parts::new(parts);
         if parts.is_empty() {
             return sent(true);
         }
-        let mut sending = Sending {
-            op,
-            parts,
-            skip: 0,
-            sent_bytes: 0,
-            cancelled: false,
-            gather: None,
-        };
+        let mut sending = Sending::new(op, parts);
+        if connection.tls.is_some() {
+            connection.sending = Some(sending);
+            return self.advance_tls(place, ring, ready);
+        }
         sending.submit(place, &connection.socket, &mut self.spare, ring);
         connection.sending = Some(sending);
     }
@@ -460,6 +414,9 @@ impl Sockets {
         let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
+        if connection.tls.is_some() {
+            return self.sent_tls(place, completion.result, ring, ready);
+        }
         let Some(sending) = connection.sending.as_mut() else {
             return;
         };
@@ -478,39 +435,46 @@ impl Sockets {
             sending.submit(place, &connection.socket, &mut self.spare, ring);
             return;
         }
-        ready.push_back(Event::Sent {
-            op: sending.op,
-            conn: id_of(place),
-            sent_bytes: sending.sent_bytes,
-            alive: alive && !connection.closing,
-        });
+        ready.push_back(sending.ended(place, alive && !connection.closing));
         self.spare.extend(sending.gather.take());
         connection.sending = None;
         self.finish_close(place, ready);
     }
 
-    pub(crate) fn cancel_send(&mut self, conn: ConnectionId, ring: &mut Ring) {
+    pub(crate) fn cancel_send(
+        &mut self,
+        conn: ConnectionId,
+        ring: &mut Ring,
+        ready: &mut VecDeque<Event>,
+    ) {
         let place = Place::unpack(conn.get());
-        if let Some(connection) = self.connections.get_mut(place) {
-            connection.cancel_send(place, ring);
+        let Some(connection) = self.connections.get_mut(place) else {
+            return;
+        };
+        connection.cancel_send(place, ring);
+        if connection.tls.is_some() {
+            self.advance_tls(place, ring, ready);
         }
     }
 
     pub(crate) fn on_cancel_send(&mut self, place: Place, ring: &mut Ring) {
         if let Some(connection) = self.connections.get_mut(place) {
             connection.cancelling_send = false;
-            let wanted = connection
-                .sending
-                .as_ref()
-                .is_some_and(|sending| sending.cancelled);
-            if wanted {
+            let sending = connection.sending.as_ref();
+            let is_cancelled = sending.is_some_and(|sending| sending.cancelled);
+            if is_cancelled || connection.closing {
                 connection.cancel_send(place, ring);
             }
         }
     }
 
     /// Ends the sending side.
-    pub(crate) fn finish(&mut self, conn: ConnectionId) {
+    pub(crate) fn finish(
+        &mut self,
+        conn: ConnectionId,
+        ring: &mut Ring,
+        ready: &mut VecDeque<Event>,
+    ) {
         let place = Place::unpack(conn.get());
         let Some(connection) = self.connections.get_mut(place) else {
             return;
@@ -519,6 +483,10 @@ impl Sockets {
             connection.sending.is_none(),
             "{conn:?} ends its side while it sends"
         );
+        if let Some(link) = &mut connection.tls {
+            link.finish();
+            return self.advance_tls(place, ring, ready);
+        }
         // A peer that is gone already is told by its own end.
         let _ = shutdown_sending(&connection.socket);
     }
@@ -545,12 +513,16 @@ impl Sockets {
     }
 
     /// Closes the socket when nothing on it is left in the kernel.
-    fn finish_close(&mut self, place: Place, ready: &mut VecDeque<Event>) {
+    pub(crate) fn finish_close(&mut self, place: Place, ready: &mut VecDeque<Event>) {
         let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
-        if !connection.closing || connection.receiving || connection.sending.is_some() {
+        if !connection.closing || connection.receiving || connection.is_sending() {
             return;
+        }
+        // One that waited for a handshake is not in the kernel.
+        if let Some(sending) = connection.sending.take() {
+            ready.push_back(sending.ended(place, false));
         }
         drop(self.connections.remove(place));
         ready.push_back(Event::Closed { conn: id_of(place) });
@@ -582,6 +554,9 @@ impl Sockets {
         for (_, connection) in self.connections.iter_mut() {
             if let Some(sending) = connection.sending.take() {
                 Box::leak(Box::new(sending));
+            }
+            if let Some(link) = connection.tls.take() {
+                Box::leak(link);
             }
         }
     }
@@ -625,7 +600,15 @@ impl Connection {
         unsafe { ring.push(entry) };
     }
 
-    fn hang_up(&mut self, place: Place, ready: &mut VecDeque<Event>) {
+    /// A send is in the kernel.
+    pub(crate) fn is_sending(&self) -> bool {
+        match &self.tls {
+            None => self.sending.is_some(),
+            Some(link) => link.is_sending(),
+        }
+    }
+
+    pub(crate) fn hang_up(&mut self, place: Place, ready: &mut VecDeque<Event>) {
         if !self.hung_up && !self.closing {
             ready.push_back(Event::Hangup { conn: id_of(place) });
         }
@@ -639,9 +622,11 @@ impl Connection {
         }
     }
 
-    fn cancel_send(&mut self, place: Place, ring: &mut Ring) {
+    pub(crate) fn cancel_send(&mut self, place: Place, ring: &mut Ring) {
         if let Some(sending) = &mut self.sending {
             sending.cancelled = true;
+        }
+        if self.is_sending() && (self.sending.is_some() || self.closing) {
             if !self.cancelling_send {
                 self.cancelling_send = true;
                 ring.cancel(Kind::Send.token(place), Kind::CancelSend.token(place));
