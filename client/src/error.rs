@@ -72,6 +72,8 @@ pub enum RequestError {
     Deadline,
     /// No address could be resolved or reached: check the addresses and the network.
     Unreachable,
+    /// A node was reached, but not trusted, or it did not let this client in: `Tls::last_failure` says why.
+    TlsFailed,
     /// The node refused: [`Refusal::retry`] says whether to ask again.
     Refused(Refusal),
     /// The peer broke the protocol: check that the address is a Tiderace port of a compatible version.
@@ -86,6 +88,7 @@ impl fmt::Display for RequestError {
             Self::Closed => f.write_str("the client is closed"),
             Self::Deadline => f.write_str("no answer within the deadline; it may have been done"),
             Self::Unreachable => f.write_str("no node could be reached"),
+            Self::TlsFailed => f.write_str("no TLS connection could be made with the node"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Violation(violation) => violation.fmt(f),
             Self::TooMany => f.write_str("too many requests wait for an answer"),

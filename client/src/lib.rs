@@ -49,7 +49,7 @@ pub use crate::core::engine::Place;
 pub use crate::core::producer::SessionEpoch;
 pub use driver::{
     Ack, AckFuture, Client, Consumer, Options, Partition, Producer, ProducerOptions, StreamInfo,
-    StreamOptions, Subscribe, TrySendError,
+    StreamOptions, Subscribe, Tls, TlsError, TrySendError,
 };
 pub use error::{AckedLost, ConsumeError, Refusal, RequestError, SendError, Violation};
 pub use record::Record;

@@ -1,6 +1,6 @@
 //! The client: a handle to one engine and its sockets. Cheap to clone; all clones are the same client.
 
-use super::{Place, Question, Shared, entropy};
+use super::{Place, Question, Shared, Tls, entropy};
 use crate::core::backoff::Backoff;
 use crate::core::connection::{Answer, Identity};
 use crate::core::engine::{Engine, Reply, Request, Settings};
@@ -24,6 +24,8 @@ pub struct Options {
     /// Connections at once, at least 1. Each shard that leads a partition in use has one of its own; beyond the limit,
     /// frames go over another shard's.
     pub connections_max: usize,
+    /// Speaks TLS to every node. `None`: plain, for nodes on this machine.
+    pub tls: Option<Tls>,
     /// How long a connection may take until it is open.
     pub connect_timeout: Duration,
     /// How long a request may wait for its answer, over all attempts.
@@ -39,6 +41,7 @@ impl Default for Options {
         Self {
             name: "tiderace-client".to_owned(),
             connections_max: 64,
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             backoff: Backoff::default(),
@@ -78,6 +81,7 @@ impl Client {
     ///
     /// # Errors
     /// [`RequestError::Unreachable`] when no address can be resolved or none answers in [`Options::request_timeout`];
+    /// [`RequestError::TlsFailed`] when one did, but TLS could not be spoken with it;
     /// [`RequestError::Violation`] or [`RequestError::Refused`] when what answers is no node of this version.
     ///
     /// # Panics
@@ -106,11 +110,17 @@ impl Client {
         settings.backoff = options.backoff;
         settings.connect_deadline_ns = nanoseconds(options.connect_timeout);
         settings.request_deadline_ns = nanoseconds(options.request_timeout);
+        let tls = options.tls;
         let client = Self {
-            shared: Shared::start(Engine::new(settings, seed)),
+            shared: Shared::start(Engine::new(settings, seed), tls.clone()),
         };
         match client.ping().await {
             Ok(()) => Ok(client),
+            Err(RequestError::Deadline | RequestError::Unreachable)
+                if tls.as_ref().is_some_and(|tls| tls.last_failure().is_some()) =>
+            {
+                Err(RequestError::TlsFailed)
+            }
             Err(RequestError::Deadline) => Err(RequestError::Unreachable),
             Err(error) => Err(error),
         }

@@ -34,11 +34,13 @@ mod client;
 mod consumer;
 mod producer;
 mod socket;
+mod tls;
 
 pub use admin::{Partition, StreamInfo, StreamOptions};
 pub use client::{Client, Options};
 pub use consumer::{Consumer, Subscribe};
 pub use producer::{Ack, AckFuture, Producer, ProducerOptions, TrySendError};
+pub use tls::{Tls, TlsError};
 
 use crate::core::engine::{Engine, Event, LinkId, ProducerKey, Reply};
 use crate::core::producer::Settled;
@@ -132,6 +134,7 @@ struct Question {
 /// Everything behind the lock.
 struct Hub {
     engine: Engine,
+    tls: Option<Tls>,
     sockets: Vec<Socket>,
     turn: Arc<Turn>,
     turn_waker: Waker,
@@ -190,11 +193,12 @@ impl Drop for Locked<'_> {
 }
 
 impl Shared {
-    fn start(engine: Engine) -> Arc<Self> {
+    fn start(engine: Engine, tls: Option<Tls>) -> Arc<Self> {
         let turn = Arc::new(Turn::default());
         let shared = Arc::new(Self {
             hub: Mutex::new(Hub {
                 engine,
+                tls,
                 sockets: Vec::new(),
                 turn_waker: Waker::from(turn.clone()),
                 turn,
@@ -321,7 +325,8 @@ impl Hub {
     fn carry_out_event(&mut self, event: Event) {
         match event {
             Event::Connect { link, address } => {
-                self.socket(link).connect(address);
+                let tls = self.tls.clone();
+                self.socket(link).connect(address, tls);
                 // Whoever has the turn polls the new socket.
                 self.wake_turn();
             }

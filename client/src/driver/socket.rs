@@ -1,12 +1,15 @@
 //! One socket and its buffers. Owns what was read until the engine takes it and what is to be written until the kernel
 //! took it: no future that is dropped takes bytes with it.
 
+use super::tls::Tls;
 use bytes::{Bytes, BytesMut};
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll, ready};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// Reads of one socket before the others have their turn.
 pub(super) const READS_PER_TURN: usize = 16;
@@ -17,14 +20,68 @@ const READ_BYTES_MIN: usize = 8 * 1024;
 /// Pieces of one write.
 const WRITE_PIECES: usize = 64;
 
-type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Writes some of it. Pending: `cx` is woken when there is room.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => loop {
+                match stream.try_write_vectored(slices) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        ready!(stream.poll_write_ready(cx))?;
+                    }
+                    result => return Poll::Ready(result),
+                }
+            },
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Hands the kernel what was written. Pending: `cx` is woken when there is room.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    /// Reads behind what is there; none at the end. Pending: `cx` is woken when there is more.
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => loop {
+                ready!(stream.poll_read_ready(cx))?;
+                match stream.try_read_buf(into) {
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::WouldBlock | ErrorKind::Interrupted
+                        ) => {}
+                    result => return Poll::Ready(result),
+                }
+            },
+            // Polled once and dropped: what it read is in the buffer, or nothing was read.
+            Self::Tls(stream) => pin!(stream.read_buf(into)).poll(cx),
+        }
+    }
+}
 
 #[derive(Default)]
 enum State {
     #[default]
     Closed,
     Connecting(Connecting),
-    Open(TcpStream),
+    Open(Stream),
 }
 
 /// What happened on a socket.
@@ -37,6 +94,9 @@ pub(super) enum Step {
 #[derive(Default)]
 pub(super) struct Socket {
     state: State,
+    tls: Option<Tls>,
+    /// Something was written that the kernel may not have yet.
+    is_unflushed: bool,
     pub(super) out: Out,
     received: BytesMut,
 }
@@ -79,41 +139,37 @@ impl Out {
 }
 
 impl Socket {
-    pub(super) fn connect(&mut self, address: SocketAddr) {
+    pub(super) fn connect(&mut self, address: SocketAddr, tls: Option<Tls>) {
         self.close();
+        self.tls = tls.clone();
         self.state = State::Connecting(Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             // A frame is worth a packet: waiting for more would be a delay that nobody asked for.
             stream.set_nodelay(true)?;
-            Ok(stream)
+            match tls {
+                None => Ok(Stream::Plain(stream)),
+                Some(tls) => Ok(Stream::Tls(Box::new(tls.connect(address, stream).await?))),
+            }
         }));
     }
 
     pub(super) fn close(&mut self) {
-        self.state = State::Closed;
-        self.out = Out::default();
-        self.received = BytesMut::new();
+        *self = Self::default();
     }
 
     /// Writes until there is nothing left or the kernel takes no more; then `cx` is woken when it does.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let State::Open(stream) = &self.state else {
+        let State::Open(stream) = &mut self.state else {
             return Ok(());
         };
         while self.out.written < self.out.pieces.len() {
             let mut slices = [IoSlice::new(&[]); WRITE_PIECES];
             let count = self.out.slices(&mut slices);
-            match stream.try_write_vectored(&slices[..count]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(bytes) => self.out.advance(bytes),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    match stream.poll_write_ready(cx) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(ready) => ready?,
-                    }
-                }
-                Err(error) => return Err(error),
+            self.is_unflushed = true;
+            match stream.poll_write(cx, &slices[..count]) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => self.out.advance(written?),
             }
         }
         self.out = Out {
@@ -121,6 +177,12 @@ impl Socket {
             ..Out::default()
         };
         self.out.pieces.clear();
+        if self.is_unflushed
+            && let Poll::Ready(flushed) = stream.poll_flush(cx)
+        {
+            flushed?;
+            self.is_unflushed = false;
+        }
         Ok(())
     }
 
@@ -132,29 +194,29 @@ impl Socket {
                     self.state = State::Open(stream);
                     Poll::Ready(Step::Connected)
                 }
-                Err(_) => Poll::Ready(Step::Lost),
+                Err(error) => Poll::Ready(self.lost(&error)),
             };
         }
-        if self.flush(cx).is_err() {
-            return Poll::Ready(Step::Lost);
+        if let Err(error) = self.flush(cx) {
+            return Poll::Ready(self.lost(&error));
         }
-        let State::Open(stream) = &self.state else {
+        let State::Open(stream) = &mut self.state else {
             return Poll::Pending;
         };
-        loop {
-            if ready!(stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(Step::Lost);
-            }
-            if self.received.capacity() < READ_BYTES_MIN {
-                self.received.reserve(READ_BYTES);
-            }
-            match stream.try_read_buf(&mut self.received) {
-                Ok(0) => return Poll::Ready(Step::Lost),
-                Ok(_) => return Poll::Ready(Step::Received(self.received.split().freeze())),
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(_) => return Poll::Ready(Step::Lost),
-            }
+        if self.received.capacity() < READ_BYTES_MIN {
+            self.received.reserve(READ_BYTES);
         }
+        match ready!(stream.poll_read(cx, &mut self.received)) {
+            Ok(0) => Poll::Ready(Step::Lost),
+            Ok(_) => Poll::Ready(Step::Received(self.received.split().freeze())),
+            Err(error) => Poll::Ready(self.lost(&error)),
+        }
+    }
+
+    fn lost(&self, error: &io::Error) -> Step {
+        if let Some(tls) = &self.tls {
+            tls.note(error);
+        }
+        Step::Lost
     }
 }

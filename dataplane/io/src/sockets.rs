@@ -626,11 +626,10 @@ impl Connection {
         if let Some(sending) = &mut self.sending {
             sending.cancelled = true;
         }
-        if self.is_sending() && (self.sending.is_some() || self.closing) {
-            if !self.cancelling_send {
-                self.cancelling_send = true;
-                ring.cancel(Kind::Send.token(place), Kind::CancelSend.token(place));
-            }
+        let is_wanted = self.sending.is_none() && !self.closing;
+        if self.is_sending() && !is_wanted && !self.cancelling_send {
+            self.cancelling_send = true;
+            ring.cancel(Kind::Send.token(place), Kind::CancelSend.token(place));
         }
     }
 }

@@ -112,6 +112,28 @@ pub(crate) struct Server {
     /// A node's address, or several separated by commas [env: TIDERACE_SERVER] [default: 127.0.0.1:7450]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) server: Vec<String>,
+    /// Speak TLS, and trust the nodes that these CA certificates (PEM) have signed
+    #[arg(long, value_name = "FILE", env = "TIDERACE_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// This client's certificate chain (PEM), for a node with tls_client_ca
+    #[arg(long, value_name = "FILE", env = "TIDERACE_TLS_CERT", requires_all = ["tls_ca", "tls_key"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDERACE_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The name that the node's certificate must have [default: the IP address that it is connected by]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TIDERACE_TLS_NAME",
+        requires = "tls_ca"
+    )]
+    pub(crate) tls_name: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -30,6 +30,14 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The files that TLS takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tls {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
 /// A checked configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Config {
@@ -39,6 +47,7 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) shard_listen: SocketAddr,
     pub(crate) advertise: IpAddr,
+    pub(crate) tls: Option<Tls>,
     pub(crate) admin_listen: SocketAddr,
     /// `None`: in proportion to the shards.
     pub(crate) memory_bytes: Option<usize>,
@@ -257,6 +266,7 @@ impl Settings {
             listen,
             shard_listen,
             advertise,
+            tls: self.tls()?,
             admin_listen: self.address("admin_listen")?,
             memory_bytes,
             segment_bytes,
@@ -298,6 +308,27 @@ impl Settings {
         match tracing_subscriber::EnvFilter::try_new(text) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.wrong("log_level", format!("is no level: {error}"))),
+        }
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let file = |name| {
+            let text = &self.given(name).1.text;
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        };
+        let client_ca = file("tls_client_ca");
+        match (file("tls_cert"), file("tls_key")) {
+            (Some(cert), Some(key)) => Ok(Some(Tls {
+                cert,
+                key,
+                client_ca,
+            })),
+            (None, None) if client_ca.is_none() => Ok(None),
+            (None, _) => Err(self.wrong(
+                "tls_cert",
+                "is missing: tls_key and tls_client_ca mean nothing without it",
+            )),
+            (Some(_), None) => Err(self.wrong("tls_key", "is missing: tls_cert needs its key")),
         }
     }
 

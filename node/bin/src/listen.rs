@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::tls;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,6 +23,11 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Binds everything or nothing.
     pub(crate) fn bind(config: &Config, shards: u16) -> Result<Self, Failure> {
+        let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let secured = |listener: Listener| match &acceptor {
+            None => listener,
+            Some(acceptor) => listener.with_tls(acceptor.clone()),
+        };
         let deadline = Instant::now() + TEARDOWN_MAX;
         let mut shared = config.listen;
         // Sockets that share a port do not exclude those of another process of this user: ask for it alone first.
@@ -54,7 +60,7 @@ impl Sockets {
             let own = bind_soon(&Listen::on(own), deadline)
                 .map_err(|error| refused("shard_listen", own, &error))?;
             shard_addresses.push(SocketAddr::new(config.advertise, own.address().port()));
-            listeners.push(vec![of_all, own]);
+            listeners.push(vec![secured(of_all), secured(own)]);
         }
         let shared = SocketAddr::new(config.advertise, shared.port());
         Ok(Self {

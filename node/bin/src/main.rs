@@ -20,6 +20,7 @@ mod serve;
 mod session;
 mod stream;
 mod tail;
+mod tls;
 mod units;
 
 use clap::Parser;

@@ -132,10 +132,15 @@ fn warn_of_surprises(config: &Config, shards: u16, cores: usize, file_system: Op
     if let Some(kind) = file_system.filter(|kind| directory::is_memory(kind)) {
         tracing::warn!(data_dir = %config.data_dir.display(), "lies on {kind}, which is memory: nothing survives a power loss");
     }
-    if !config.listen.ip().is_loopback() || !config.shard_listen.ip().is_loopback() {
-        tracing::warn!(
+    let is_beyond = !config.listen.ip().is_loopback() || !config.shard_listen.ip().is_loopback();
+    match &config.tls {
+        None if is_beyond => tracing::warn!(
             "listens beyond loopback without TLS: everyone who reaches the port may read and write"
-        );
+        ),
+        Some(tls) if is_beyond && tls.client_ca.is_none() => tracing::warn!(
+            "listens beyond loopback without tls_client_ca: everyone who trusts the node may read and write"
+        ),
+        _ => {}
     }
     if config.durability == Durability::Memory {
         tracing::warn!(

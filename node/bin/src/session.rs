@@ -4,9 +4,10 @@
 use crate::cli::{SERVER_DEFAULT, SERVER_VARIABLE, Server};
 use crate::exit::{Exit, Failure};
 use crate::stream;
+use crate::tls;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use tiderace_client::{Client, ConsumeError, Options, Refusal, RequestError, SendError};
+use tiderace_client::{Client, ConsumeError, Options, Refusal, RequestError, SendError, Tls};
 use tiderace_wire::error::ErrorCode;
 
 /// How long a command waits for a node before it says that there is none. A person waits for it.
@@ -85,12 +86,17 @@ fn split_address(text: &str) -> Result<(&str, u16), &'static str> {
 
 /// Connects to the node that a command means.
 pub(crate) async fn connect(server: &Server) -> Result<Client, Failure> {
-    connect_to(&addresses(server)?).await
+    let tls = tls::of_command(server)?;
+    connect_to(&addresses(server)?, tls).await
 }
 
 /// Connects to one of these addresses.
-pub(crate) async fn connect_to(addresses: &[SocketAddr]) -> Result<Client, Failure> {
+pub(crate) async fn connect_to(
+    addresses: &[SocketAddr],
+    tls: Option<Tls>,
+) -> Result<Client, Failure> {
     let options = Options {
+        tls: tls.clone(),
         name: "tiderace".to_owned(),
         connect_timeout: PATIENCE,
         request_timeout: PATIENCE,
@@ -101,6 +107,14 @@ pub(crate) async fn connect_to(addresses: &[SocketAddr]) -> Result<Client, Failu
         .await
         .map_err(|error| match error {
             RequestError::Unreachable => unreachable_at(&shown),
+            RequestError::TlsFailed => {
+                let why = tls.and_then(|tls| tls.last_failure()).unwrap_or_default();
+                Failure::new(
+                    Exit::Unreachable,
+                    format!("no TLS connection can be made with {shown}: {why}"),
+                )
+                .hint("the node's certificate must be signed by --tls-ca and name the IP address that it is connected by, or --tls-name")
+            }
             RequestError::Violation(_) => Failure::new(
                 Exit::Unreachable,
                 format!("what answers at {shown} is no Tiderace node: {error}"),
@@ -120,15 +134,17 @@ pub(crate) fn shown(addresses: &[SocketAddr]) -> String {
 
 fn unreachable_at(addresses: &str) -> Failure {
     Failure::new(Exit::Unreachable, format!("no node answers at {addresses}")).hint(format!(
-        "start one with `tiderace dev`, or give its address with --server or {SERVER_VARIABLE}"
+        "start one with `tiderace dev`, or give its address with --server or {SERVER_VARIABLE}; one that speaks TLS wants --tls-ca"
     ))
 }
 
 /// Why a request about `what` failed.
 pub(crate) fn request_failure(what: &str, error: &RequestError) -> Failure {
     match error {
-        RequestError::Unreachable => Failure::new(Exit::Unreachable, format!("{what}: {error}"))
-            .hint("is the node still running?"),
+        RequestError::Unreachable | RequestError::TlsFailed => {
+            Failure::new(Exit::Unreachable, format!("{what}: {error}"))
+                .hint("is the node still running?")
+        }
         RequestError::Refused(refusal) => refusal_failure(what, refusal),
         RequestError::Deadline => Failure::new(Exit::Unreachable, format!("{what}: {error}"))
             .hint("look at the node's log and at /readyz, then ask again"),

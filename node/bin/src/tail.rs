@@ -81,7 +81,7 @@ struct Part {
 async fn read(command: &cli::Tail, place: Place, style: Style) -> Result<(), Failure> {
     let path = command.path.as_str();
     let addresses = session::addresses(&command.server)?;
-    let client = session::connect_to(&addresses).await?;
+    let client = session::connect(&command.server).await?;
     let info = client
         .describe_stream(path)
         .await
@@ -236,7 +236,9 @@ async fn watch(client: Client, addresses: String, style: Style) {
         is_gone = match answer {
             // Whoever refuses is there.
             Ok(()) | Err(RequestError::Refused(_)) => false,
-            Err(RequestError::Unreachable | RequestError::Deadline) => true,
+            Err(RequestError::Unreachable | RequestError::Deadline | RequestError::TlsFailed) => {
+                true
+            }
             Err(RequestError::Closed) => return,
             // They say nothing about the node.
             Err(RequestError::Violation(_) | RequestError::TooMany) => is_gone,

@@ -11,6 +11,7 @@
     reason = "a test that fails says where its directory is and what its node logged"
 )]
 
+pub mod authority;
 pub mod batches;
 pub mod disks;
 pub mod files;

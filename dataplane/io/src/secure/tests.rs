@@ -1,3 +1,5 @@
+//! Real sockets: a machine behind TLS, and clients that are not ours.
+
 use crate::tls::tests::Authority;
 use crate::{Acceptor, Connector, Driver, DriverConfig, Listen, Listener, Outcome, StopHandle};
 use bytes::Bytes;

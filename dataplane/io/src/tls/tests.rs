@@ -1,3 +1,5 @@
+//! Sessions without sockets: cut, damaged, refused.
+
 use super::outgoing::Outgoing;
 use super::session::Failed;
 use super::*;

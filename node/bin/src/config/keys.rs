@@ -32,7 +32,7 @@ const fn text(
 }
 
 /// Every key, in the order in which people think of them.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 17] = [
     text(
         "data_dir",
         "DIR",
@@ -62,6 +62,19 @@ pub(crate) const KEYS: [Key; 14] = [
         "IP",
         "auto",
         "The IP that clients are told to connect to; auto: that of `listen`",
+    ),
+    text(
+        "tls_cert",
+        "FILE",
+        "",
+        "The node's certificate chain (PEM): clients must speak TLS 1.3 then; empty: none",
+    ),
+    text("tls_key", "FILE", "", "The private key of tls_cert (PEM)"),
+    text(
+        "tls_client_ca",
+        "FILE",
+        "",
+        "CA certificates (PEM): only clients that one of them has signed are let in; empty: all",
     ),
     text(
         "admin_listen",

@@ -229,7 +229,7 @@ pub(crate) async fn run(
     plan: Plan,
     server: SocketAddr,
 ) -> Result<Measured, Failure> {
-    let client = session::connect_to(&[server]).await?;
+    let client = session::connect_to(&[server], None).await?;
     let options = StreamOptions {
         partitions: plan.partitions,
         ..StreamOptions::default()
@@ -255,7 +255,7 @@ pub(crate) async fn run(
         phase: Cell::new(None),
     });
     // The subscriber has connections of its own, as another program would.
-    let reader = session::connect_to(&[server]).await?;
+    let reader = session::connect_to(&[server], None).await?;
     let consumer = reader.subscribe(STREAM, From::Earliest).start();
     let tasks = tokio::task::LocalSet::new();
     let subscribing = tasks.spawn_local(subscribe(consumer, Rc::clone(&shared)));

@@ -310,6 +310,16 @@ fn driver_counted(which: Which, counters: Arc<Counters>) -> Counted {
                 "Connections closed at once because there were too many.",
                 &counters.turned_away,
             ),
+            (
+                "tls_opened_total",
+                "TLS handshakes that were completed.",
+                &counters.tls_opened,
+            ),
+            (
+                "tls_failed_total",
+                "TLS connections that failed: no handshake in its time, a certificate that is not trusted, damaged records.",
+                &counters.tls_failed,
+            ),
             ("received_total", "Pieces received.", &counters.received),
             (
                 "received_copied_total",
