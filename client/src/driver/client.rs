@@ -6,7 +6,7 @@ use crate::core::connection::{Answer, Identity};
 use crate::core::engine::{Engine, Reply, Request, Settings};
 use crate::error::{RequestError, Violation};
 use core::fmt;
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -110,19 +110,38 @@ impl Client {
         settings.backoff = options.backoff;
         settings.connect_deadline_ns = nanoseconds(options.connect_timeout);
         settings.request_deadline_ns = nanoseconds(options.request_timeout);
+        let addresses_count = settings.addresses.len();
         let tls = options.tls;
         let client = Self {
             shared: Shared::start(Engine::new(settings, seed), tls.clone()),
         };
-        match client.ping().await {
+        match client.greet(addresses_count, tls.as_ref()).await {
             Ok(()) => Ok(client),
-            Err(RequestError::Deadline | RequestError::Unreachable)
-                if tls.as_ref().is_some_and(|tls| tls.last_failure().is_some()) =>
-            {
-                Err(RequestError::TlsFailed)
-            }
             Err(RequestError::Deadline) => Err(RequestError::Unreachable),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The first ping. Who is not trusted will not be trusted a second later: when every address has failed for TLS once,
+    /// it is over.
+    async fn greet(&self, addresses: usize, tls: Option<&Tls>) -> Result<(), RequestError> {
+        const LOOK_EVERY: Duration = Duration::from_millis(20);
+        let failed = || tls.map_or(0, Tls::failures);
+        let before = failed();
+        let mut ping = pin!(self.ping());
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, &mut ping).await {
+                Ok(Err(RequestError::Deadline | RequestError::Unreachable))
+                    if failed() > before =>
+                {
+                    return Err(RequestError::TlsFailed);
+                }
+                Ok(answer) => return answer,
+                Err(_) if failed() - before >= addresses as u64 => {
+                    return Err(RequestError::TlsFailed);
+                }
+                Err(_) => {}
+            }
         }
     }
 

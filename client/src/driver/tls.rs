@@ -58,7 +58,13 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
 pub struct Tls {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
-    last_failure: Arc<Mutex<Option<String>>>,
+    failures: Arc<Mutex<Failures>>,
+}
+
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    last: Option<String>,
 }
 
 impl fmt::Debug for Tls {
@@ -104,7 +110,7 @@ impl Tls {
         Ok(Self {
             config: Arc::new(config),
             name: None,
-            last_failure: Arc::default(),
+            failures: Arc::default(),
         })
     }
 
@@ -123,20 +129,25 @@ impl Tls {
     /// not let this client in.
     #[must_use]
     pub fn last_failure(&self) -> Option<String> {
-        self.failure().clone()
+        self.lock().last.clone()
     }
 
-    fn failure(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// How many handshakes failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.lock().count
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes why a connection failed, if it was for TLS.
     pub(super) fn note(&self, error: &io::Error) {
         let inner = error.get_ref();
         if let Some(why) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            *self.failure() = Some(why.to_string());
+            let mut failures = self.lock();
+            failures.count += 1;
+            failures.last = Some(why.to_string());
         }
     }
 

@@ -1,4 +1,4 @@
-//! Sessions without sockets: cut, damaged, refused.
+//! Sessions without sockets: their bytes cut at random, damaged, and refused where somebody is not trusted.
 
 use super::outgoing::Outgoing;
 use super::session::Failed;
