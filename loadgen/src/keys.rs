@@ -275,6 +275,7 @@ mod tests {
             epoch: Epoch::new(1),
         };
         Target {
+            tls: None,
             durability: tiderace_base::catalogue::Durability::Local,
             partitions,
             places: (0..streams * u64::from(partitions)).map(place).collect(),

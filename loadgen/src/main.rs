@@ -64,7 +64,10 @@ fn list(json: Option<&Path>) -> Result<ExitCode, String> {
 }
 
 fn run(arguments: &cli::RunArguments) -> Result<ExitCode, String> {
-    let plan = arguments.plan();
+    let plan = load::Plan {
+        tls: arguments.workload.connector()?,
+        ..arguments.plan()
+    };
     let measurer = arguments.workload.measurer()?;
     let load::Measured {
         mut report, tally, ..

@@ -44,6 +44,8 @@ pub(crate) struct Workload {
     pub(crate) key_theta: Option<f64>,
     /// What its acknowledgements promise.
     pub(crate) durability: String,
+    /// Whether connections were encrypted.
+    pub(crate) tls: bool,
     /// Producing connections.
     pub(crate) connections: usize,
     /// Batches in flight of each.
@@ -339,7 +341,7 @@ impl Report {
         let mut lines = vec![
             format!("environment  {}", self.environment.line()),
             format!(
-                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} x {} partitions, durability {}",
+                "workload     {}, {} connections x {} in flight, batches of {} x {} B ({} B), {} x {} partitions, durability {}{}",
                 self.mode,
                 work.connections,
                 work.in_flight,
@@ -348,7 +350,8 @@ impl Report {
                 work.batch_bytes,
                 work.streams,
                 work.partitions,
-                work.durability
+                work.durability,
+                if work.tls { ", TLS" } else { "" }
             ),
             format!(
                 "rate         {:.0} batches/s, {:.0} records/s, {:.1} MB/s{}",
@@ -447,6 +450,7 @@ pub(crate) mod tests {
                 batch_records: 1,
                 record_bytes: 100,
                 batch_bytes: shape.batch_bytes(),
+                tls: false,
                 idempotent: true,
                 fan_out: 0,
                 arrivals: target.map(|_| Arrivals::Constant),

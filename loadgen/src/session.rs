@@ -3,12 +3,14 @@
 
 use crate::setup::identity;
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 use tiderace_base::limits::KIB;
 use tiderace_client::core::connection::{Answer, AskRefused, Completion, Connection};
 use tiderace_client::core::engine::Request;
+use tiderace_io::Connector;
 
 /// How long the node may be silent, and how long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,6 +23,47 @@ const PIECE_BYTES: usize = 256 * KIB;
 pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect_timeout(&address, PATIENCE)
         .map_err(|error| format!("cannot connect to {address}: {error}"))
+}
+
+/// A socket of its own thread.
+#[derive(Debug)]
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Socket {
+    fn new(stream: TcpStream, tls: Option<&Connector>) -> Result<Self, String> {
+        let Some(tls) = tls else {
+            return Ok(Self::Plain(stream));
+        };
+        let (config, name) = tls.parts();
+        let connection = rustls::ClientConnection::new(Arc::clone(&config), name)
+            .map_err(|error| error.to_string())?;
+        let stream = rustls::StreamOwned::new(connection, stream);
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
+    fn stream(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &mut stream.sock,
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes),
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(into),
+            Self::Tls(stream) => stream.read(into),
+        }
+    }
 }
 
 /// What one read brought.
@@ -39,7 +82,7 @@ pub(crate) enum Heard {
 pub(crate) struct Session {
     pub(crate) connection: Connection,
     server: SocketAddr,
-    socket: TcpStream,
+    socket: Socket,
     piece: Vec<u8>,
     completions: VecDeque<Completion>,
 }
@@ -49,7 +92,7 @@ impl Session {
     ///
     /// # Errors
     /// A sentence for people: not reachable, or no Tiderace node.
-    pub(crate) fn open(server: SocketAddr) -> Result<Self, String> {
+    pub(crate) fn open(server: SocketAddr, tls: Option<&Connector>) -> Result<Self, String> {
         let socket = connect(server)?;
         socket
             .set_read_timeout(Some(PATIENCE))
@@ -58,7 +101,7 @@ impl Session {
         let mut session = Self {
             connection: Connection::new(&identity()),
             server,
-            socket,
+            socket: Socket::new(socket, tls)?,
             piece: vec![0; PIECE_BYTES],
             completions: VecDeque::new(),
         };
@@ -72,8 +115,9 @@ impl Session {
     ///
     /// # Errors
     /// A sentence for people.
-    pub(crate) fn patience(&self, patience: Duration) -> Result<(), String> {
+    pub(crate) fn patience(&mut self, patience: Duration) -> Result<(), String> {
         self.socket
+            .stream()
             .set_read_timeout(Some(patience))
             .map_err(|error| error.to_string())
     }
@@ -137,11 +181,12 @@ impl Session {
     /// thrown away: the session is over.
     pub(crate) fn unread(mut self) -> (u64, bool) {
         let mut count = 0;
-        if self.socket.set_nonblocking(true).is_err() {
+        let socket = self.socket.stream();
+        if socket.set_nonblocking(true).is_err() {
             return (0, true);
         }
         loop {
-            match self.socket.read(&mut self.piece) {
+            match socket.read(&mut self.piece) {
                 Ok(0) => return (count, true),
                 Ok(more) => count += more as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return (count, false),
@@ -210,5 +255,5 @@ impl Session {
 /// Whether a node answers a hello at this address.
 #[must_use]
 pub(crate) fn answers(server: SocketAddr) -> bool {
-    Session::open(server).is_ok()
+    Session::open(server, None).is_ok()
 }

@@ -12,6 +12,7 @@ use tiderace_base::limits::PATH_BYTES_MAX;
 use tiderace_base::position::Epoch;
 use tiderace_client::core::connection::{Answer, Identity};
 use tiderace_client::core::engine::Request;
+use tiderace_io::Connector;
 
 /// Streams of one run.
 pub(crate) const STREAMS_MAX: u64 = 1_000_000;
@@ -36,6 +37,8 @@ pub(crate) struct Place {
 /// Streams that are ready to be written.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
+    /// How it is spoken to, if by TLS.
+    pub(crate) tls: Option<Connector>,
     /// What their acknowledgements promise.
     pub(crate) durability: Durability,
     /// Of each stream.
@@ -121,7 +124,11 @@ pub(crate) fn identity() -> Identity {
 ///
 /// # Errors
 /// A sentence for people: not reachable, refused, or no Tiderace node.
-pub(crate) fn prepare(server: SocketAddr, wanted: &Wanted) -> Result<Target, String> {
+pub(crate) fn prepare(
+    server: SocketAddr,
+    tls: Option<&Connector>,
+    wanted: &Wanted,
+) -> Result<Target, String> {
     wanted.check()?;
     let makers = wanted.streams.div_ceil(STREAMS_PER_MAKER).min(MAKERS_MAX);
     let progress = Arc::new(Progress::default());
@@ -134,7 +141,7 @@ pub(crate) fn prepare(server: SocketAddr, wanted: &Wanted) -> Result<Target, Str
                 let end = wanted.streams * (maker + 1) / makers;
                 let (made, progress) = (&made, &progress);
                 scope.spawn(move || {
-                    make(server, wanted, first, end, &|| {
+                    make((server, tls), wanted, first, end, &|| {
                         let made = made.fetch_add(1, Ordering::Relaxed) + 1;
                         progress.update(made, made, made);
                     })
@@ -158,6 +165,7 @@ pub(crate) fn prepare(server: SocketAddr, wanted: &Wanted) -> Result<Target, Str
         places.extend(part);
     }
     Ok(Target {
+        tls: tls.cloned(),
         durability,
         partitions: wanted.partitions,
         places,
@@ -166,14 +174,14 @@ pub(crate) fn prepare(server: SocketAddr, wanted: &Wanted) -> Result<Target, Str
 
 /// Makes the streams of these numbers over one connection.
 fn make(
-    server: SocketAddr,
+    (server, tls): (SocketAddr, Option<&Connector>),
     wanted: &Wanted,
     first: u64,
     end: u64,
     made: &dyn Fn(),
 ) -> Result<(Durability, Vec<Place>), String> {
     let count = end - first;
-    let mut session = Session::open(server)?;
+    let mut session = Session::open(server, tls)?;
     let mut durability = Durability::Local;
     session.ask_all(
         count,

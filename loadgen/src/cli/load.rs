@@ -12,6 +12,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 use std::time::Duration;
+use tiderace_io::Connector;
 
 /// What is sent and who listens.
 #[derive(Args, Debug)]
@@ -119,12 +120,21 @@ impl WorkloadArguments {
             .transpose()
     }
 
-    /// The plan, at a rate or as fast as batches are acknowledged.
+    /// How TLS is spoken, where it is.
+    ///
+    /// # Errors
+    /// A sentence for people: a file that cannot be read or used.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>, String> {
+        self.target.connector()
+    }
+
+    /// The plan, plain, at a rate or as fast as batches are acknowledged.
     #[must_use]
     pub(crate) fn plan(&self, rate: Option<f64>, duration: Duration) -> Plan {
         Plan {
             profile: self.profile.clone(),
             server: self.target.server,
+            tls: None,
             wanted: Wanted {
                 streams: self.streams,
                 ..self.target.wanted()
@@ -259,6 +269,7 @@ impl SoakArguments {
             .ok_or("a soak has a rate, and this profile has none: give --rate")?;
         let plan = self.workload.plan(Some(rate), self.duration);
         Ok(Plan {
+            tls: self.workload.connector()?,
             fan_out: plan.fan_out.max(1),
             verifies: true,
             interval: Some(self.interval),

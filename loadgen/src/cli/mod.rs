@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tiderace_base::catalogue::Durability;
+use tiderace_io::{Connector, Identity};
 
 /// Load for a Tiderace node, measured so that the figures can be believed.
 ///
@@ -112,6 +113,15 @@ pub(crate) struct TargetArguments {
     /// Any port of the node.
     #[arg(long, default_value = "127.0.0.1:7450")]
     pub(crate) server: SocketAddr,
+    /// Speak TLS, and trust the nodes that these CA certificates (PEM) have signed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The generator's certificate chain (PEM), for a node that asks for one.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// The stream; made if absent.
     #[arg(long, default_value = "loadgen")]
     pub(crate) stream: String,
@@ -128,6 +138,28 @@ pub(crate) struct TargetArguments {
 }
 
 impl TargetArguments {
+    /// How TLS is spoken, where it is. A node's certificate has to name the IP address of --server.
+    ///
+    /// # Errors
+    /// A sentence for people: a file that cannot be read or used.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>, String> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        };
+        let Some(ca) = &self.tls_ca else {
+            return Ok(None);
+        };
+        let ca = read(ca)?;
+        let own = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        let identity = own.as_ref().map(|(chain, key)| Identity { chain, key });
+        Connector::new(&ca, identity, &self.server.ip().to_string())
+            .map(Some)
+            .map_err(|error| format!("TLS is not possible: {error}"))
+    }
+
     /// The stream.
     #[must_use]
     pub(crate) fn wanted(&self) -> Wanted {

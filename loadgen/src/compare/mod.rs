@@ -296,6 +296,7 @@ fn plan(
     Plan {
         profile: None,
         server: server.address(),
+        tls: None,
         wanted: Wanted {
             path: case.stream.into(),
             streams: 1,

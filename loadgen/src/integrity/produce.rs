@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &IntegrityArguments) -> Result<Report, String> {
     if target.partitions == 0 || arguments.producers == 0 {
         return Err("partitions and producers are at least 1".to_owned());
     }
-    let (ring, mut driver) = Ring::new(target.server, arguments.cpu)?;
+    let (ring, mut driver) = Ring::new(target.server, target.connector()?, arguments.cpu)?;
     let progress = Arc::new(Progress::default());
     let mut machine = Producing {
         ring,

@@ -11,7 +11,7 @@ use tiderace_base::ids::ConnectionId;
 use tiderace_base::operation::{Effect, Effects, Event, OpIds};
 use tiderace_base::time::{Mono, Now};
 use tiderace_client::core::engine::{self, Engine, LinkId, Settings};
-use tiderace_io::{Adopter, Driver, DriverConfig, entropy};
+use tiderace_io::{Adopter, Connector, Driver, DriverConfig, entropy};
 
 /// How long one attempt to connect may take.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
@@ -28,6 +28,7 @@ struct Socket {
 pub(crate) struct Ring {
     pub(crate) engine: Engine,
     adopter: Adopter,
+    tls: Option<Connector>,
     by_conn: Map<ConnectionId, LinkId>,
     /// By the link's number.
     sockets: Vec<Socket>,
@@ -40,7 +41,11 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// An engine for this node, and the driver that it will run on.
-    pub(crate) fn new(server: SocketAddr, cpu: Option<usize>) -> Result<(Self, Driver), String> {
+    pub(crate) fn new(
+        server: SocketAddr,
+        tls: Option<Connector>,
+        cpu: Option<usize>,
+    ) -> Result<(Self, Driver), String> {
         let driver = Driver::new(DriverConfig {
             cpu,
             ..DriverConfig::default()
@@ -52,6 +57,7 @@ impl Ring {
         let ring = Self {
             engine: Engine::new(settings, entropy::random_u64()),
             adopter: driver.adopter(),
+            tls,
             by_conn: Map::default(),
             sockets: Vec::new(),
             expected: VecDeque::new(),
@@ -150,8 +156,11 @@ impl Ring {
     }
 
     fn connect(&mut self, now: Now, link: LinkId, address: SocketAddr) {
-        let adopted = TcpStream::connect_timeout(&address, CONNECT_MAX)
-            .and_then(|socket| self.adopter.adopt(socket));
+        let adopted =
+            TcpStream::connect_timeout(&address, CONNECT_MAX).and_then(|socket| match &self.tls {
+                None => self.adopter.adopt(socket),
+                Some(tls) => self.adopter.adopt_tls(socket, tls),
+            });
         match adopted {
             Ok(()) => self.expected.push_back(Some(link)),
             Err(_) => self.engine.disconnected(now, link),

@@ -42,7 +42,11 @@ pub(super) fn run(arguments: &IntegrityArguments, path: &Path) -> Result<Report,
         runs.insert(range.lane.run);
         reader.ledger.acked(range);
     }
-    let (ring, mut driver) = Ring::new(arguments.target.server, arguments.cpu)?;
+    let (ring, mut driver) = Ring::new(
+        arguments.target.server,
+        arguments.target.connector()?,
+        arguments.cpu,
+    )?;
     let progress = Arc::new(Progress::default());
     let mut machine = Verifying {
         ring,

@@ -205,9 +205,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(address: SocketAddr) -> Result<Self, String> {
+    fn open(address: SocketAddr, target: &Target) -> Result<Self, String> {
         Ok(Self {
-            session: Session::open(address)?,
+            session: Session::open(address, target.tls.as_ref())?,
             parts: Vec::new(),
             begun: 0,
             reached: 0,
@@ -391,14 +391,14 @@ impl Readers {
         }
         for _ in 0..wanted.stalled {
             for (address, places) in &groups {
-                let mut reader = Reader::open(*address)?;
+                let mut reader = Reader::open(*address, target)?;
                 reader.subscribe(places, From::Latest)?;
                 readers.stalled.push(reader.session);
             }
         }
         for _ in 0..wanted.slow {
             for (address, places) in &groups {
-                let mut reader = Reader::open(*address)?;
+                let mut reader = Reader::open(*address, target)?;
                 reader.subscribe(places, From::Latest)?;
                 let over = Arc::clone(&readers.over);
                 readers.slow.push(std::thread::spawn(move || {
@@ -409,7 +409,7 @@ impl Readers {
         }
         if wanted.catch_up {
             for (address, places) in groups {
-                let reader = Reader::open(address)?;
+                let reader = Reader::open(address, target)?;
                 let over = Arc::clone(&readers.over);
                 let progress = Arc::clone(progress);
                 readers.catch_up.push(std::thread::spawn(move || {

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tiderace_base::ids::ProducerId;
-use tiderace_io::{Driver, DriverConfig, Outcome, entropy};
+use tiderace_io::{Connector, Driver, DriverConfig, Outcome, entropy};
 
 /// How the generator's thread waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) profile: Option<String>,
     /// Any port of the node.
     pub(crate) server: SocketAddr,
+    /// Speaks TLS to every node. None: plain.
+    pub(crate) tls: Option<Connector>,
     /// The streams.
     pub(crate) wanted: Wanted,
     /// What decides where batches go.
@@ -158,7 +160,7 @@ pub(crate) struct Measured {
 /// A sentence for people: nothing was measured.
 pub(crate) fn execute(plan: &Plan) -> Result<Measured, String> {
     plan.check()?;
-    let target = setup::prepare(plan.server, &plan.wanted)?;
+    let target = setup::prepare(plan.server, plan.tls.as_ref(), &plan.wanted)?;
     measure(plan, &target)
 }
 
@@ -237,7 +239,7 @@ pub(crate) fn measure(plan: &Plan, target: &Target) -> Result<Measured, String> 
         .interval
         .map(|interval| Sampler::begin(interval, plan.server_pid, &progress));
     let line = Line::draw(&progress, "batches");
-    let tally = drive(plan.cpu, sockets, load);
+    let tally = drive(plan.cpu, plan.tls.as_ref(), sockets, load);
     drop(line);
     let used = before
         .zip(plan.server_pid.and_then(Usage::of))
@@ -272,7 +274,12 @@ struct Used {
     peak_rss_kib: u64,
 }
 
-fn drive(cpu: Option<usize>, sockets: Vec<TcpStream>, mut load: Load) -> Result<Tally, String> {
+fn drive(
+    cpu: Option<usize>,
+    tls: Option<&Connector>,
+    sockets: Vec<TcpStream>,
+    mut load: Load,
+) -> Result<Tally, String> {
     let mut driver = Driver::new(DriverConfig {
         cpu,
         connections_max: sockets.len(),
@@ -281,7 +288,11 @@ fn drive(cpu: Option<usize>, sockets: Vec<TcpStream>, mut load: Load) -> Result<
     .map_err(|error| error.to_string())?;
     let adopter = driver.adopter();
     for socket in sockets {
-        adopter.adopt(socket).map_err(|error| error.to_string())?;
+        match tls {
+            None => adopter.adopt(socket),
+            Some(tls) => adopter.adopt_tls(socket, tls),
+        }
+        .map_err(|error| error.to_string())?;
     }
     let thread = std::thread::Builder::new()
         .name("load".to_owned())
@@ -336,6 +347,7 @@ fn report(
             batch_records: plan.shape.records,
             record_bytes: plan.shape.value_bytes,
             batch_bytes: plan.shape.batch_bytes(),
+            tls: plan.tls.is_some(),
             idempotent: plan.idempotent,
             fan_out: plan.fan_out,
             arrivals,

@@ -169,6 +169,7 @@ fn place(partition: u32) -> Place {
 
 fn target(partitions: u32) -> Target {
     Target {
+        tls: None,
         durability: tiderace_base::catalogue::Durability::Local,
         partitions,
         places: (0..partitions).map(place).collect(),

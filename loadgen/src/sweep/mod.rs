@@ -7,7 +7,7 @@ mod search;
 use crate::cli::SweepArguments;
 use crate::environment::Environment;
 use crate::limits::Limits;
-use crate::load::measure;
+use crate::load::{Plan, measure};
 use crate::output;
 use crate::report::{Report, Workload};
 use crate::setup;
@@ -166,7 +166,11 @@ struct Sweep {
 /// A sentence for people: nothing was measured.
 #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
 pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
-    let plan = |rate| arguments.workload.plan(Some(rate), arguments.duration);
+    let tls = arguments.workload.connector()?;
+    let plan = |rate| Plan {
+        tls: tls.clone(),
+        ..arguments.workload.plan(Some(rate), arguments.duration)
+    };
     let samples = arguments.from * arguments.duration.as_secs_f64();
     if samples < SAMPLES_MIN {
         return Err(format!(
@@ -180,7 +184,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> Result<ExitCode, String> {
     let first = plan(arguments.from);
     first.check()?;
     let environment = Environment::read(first.data.as_deref());
-    let target = setup::prepare(first.server, &first.wanted)?;
+    let target = setup::prepare(first.server, first.tls.as_ref(), &first.wanted)?;
     let mut search = Search::new(
         arguments.from,
         // A lower rate would have too few samples.
