@@ -34,6 +34,11 @@ mod sweep;
 use cli::Command;
 use std::path::Path;
 use std::process::ExitCode;
+use tiderace_io::LargePages;
+
+/// The write buffers and the receive buffers lie in huge pages where the kernel gives them.
+#[global_allocator]
+static MEMORY: LargePages = LargePages;
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();

@@ -19,7 +19,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tiderace_base::limits::MIB;
 use tiderace_io::{
-    Driver, DriverConfig, JournalDirectory, Listen, Listener, Outcome, StopHandle, entropy,
+    Driver, DriverConfig, JournalDirectory, LargePages, Listen, Listener, Outcome, StopHandle,
+    entropy,
 };
 
 /// What the disk and the ring allow, with no product on top.
@@ -45,6 +46,10 @@ struct Arguments {
     #[arg(long)]
     buffered: bool,
 }
+
+/// The write buffers and the receive buffers lie in huge pages where the kernel gives them.
+#[global_allocator]
+static MEMORY: LargePages = LargePages;
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {

@@ -28,6 +28,11 @@ use cli::{Cli, Run};
 use exit::{Exit, Failure};
 use std::io::Write;
 use std::process::ExitCode;
+use tiderace_io::LargePages;
+
+/// The write buffers and the receive buffers lie in huge pages where the kernel gives them.
+#[global_allocator]
+static MEMORY: LargePages = LargePages;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
