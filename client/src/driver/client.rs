@@ -6,6 +6,7 @@ use crate::core::connection::{Answer, Identity};
 use crate::core::engine::{Engine, Reply, Request, Settings};
 use crate::error::{RequestError, Violation};
 use core::fmt;
+use core::future::poll_fn;
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -110,39 +111,41 @@ impl Client {
         settings.backoff = options.backoff;
         settings.connect_deadline_ns = nanoseconds(options.connect_timeout);
         settings.request_deadline_ns = nanoseconds(options.request_timeout);
-        let addresses_count = settings.addresses.len();
-        let tls = options.tls;
+        let addresses = settings.addresses.clone();
         let client = Self {
-            shared: Shared::start(Engine::new(settings, seed), tls.clone()),
+            shared: Shared::start(Engine::new(settings, seed), options.tls),
         };
-        match client.greet(addresses_count, tls.as_ref()).await {
+        match client.greet(&addresses).await {
             Ok(()) => Ok(client),
+            Err(RequestError::Deadline | RequestError::Unreachable)
+                if !client.shared.lock().distrusted.is_empty() =>
+            {
+                Err(RequestError::TlsFailed)
+            }
             Err(RequestError::Deadline) => Err(RequestError::Unreachable),
             Err(error) => Err(error),
         }
     }
 
-    /// The first ping. Who is not trusted will not be trusted a second later: when every address has failed for TLS once,
-    /// it is over.
-    async fn greet(&self, addresses: usize, tls: Option<&Tls>) -> Result<(), RequestError> {
-        const LOOK_EVERY: Duration = Duration::from_millis(20);
-        let failed = || tls.map_or(0, Tls::failures);
-        let before = failed();
+    /// The first ping. Who is not trusted will not be trusted a second later: when no other address is left, it is over.
+    async fn greet(&self, addresses: &[SocketAddr]) -> Result<(), RequestError> {
         let mut ping = pin!(self.ping());
-        loop {
-            match tokio::time::timeout(LOOK_EVERY, &mut ping).await {
-                Ok(Err(RequestError::Deadline | RequestError::Unreachable))
-                    if failed() > before =>
-                {
-                    return Err(RequestError::TlsFailed);
-                }
-                Ok(answer) => return answer,
-                Err(_) if failed() - before >= addresses as u64 => {
-                    return Err(RequestError::TlsFailed);
-                }
-                Err(_) => {}
+        poll_fn(|cx| {
+            let answer = ping.as_mut().poll(cx);
+            if matches!(answer, Poll::Ready(Ok(()))) {
+                return answer;
             }
-        }
+            let mut hub = self.shared.lock();
+            let is_none_left = addresses
+                .iter()
+                .all(|address| hub.distrusted.contains(address));
+            if is_none_left {
+                return Poll::Ready(Err(RequestError::TlsFailed));
+            }
+            hub.greeter = Some(cx.waker().clone());
+            answer
+        })
+        .await
     }
 
     /// Asks any node whether it is there.

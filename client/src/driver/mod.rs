@@ -50,8 +50,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use socket::Socket;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Wake;
 use std::time::SystemTime;
@@ -135,6 +136,10 @@ struct Question {
 struct Hub {
     engine: Engine,
     tls: Option<Tls>,
+    /// Addresses with which TLS could not be spoken.
+    distrusted: BTreeSet<SocketAddr>,
+    /// Who waits for the first answer, and wants to know of those.
+    greeter: Option<Waker>,
     sockets: Vec<Socket>,
     turn: Arc<Turn>,
     turn_waker: Waker,
@@ -199,6 +204,8 @@ impl Shared {
             hub: Mutex::new(Hub {
                 engine,
                 tls,
+                distrusted: BTreeSet::new(),
+                greeter: None,
                 sockets: Vec::new(),
                 turn_waker: Waker::from(turn.clone()),
                 turn,
@@ -383,6 +390,9 @@ impl Hub {
         self.engine.transmit(link, &mut socket.out.pieces);
         let mut cx = Context::from_waker(&self.turn_waker);
         if socket.flush(&mut cx).is_err() {
+            if socket.may_say_why() {
+                return self.wake_turn();
+            }
             socket.close();
             self.engine.disconnected(now, link);
         }
@@ -407,7 +417,12 @@ impl Hub {
                         self.engine.received(now, link, bytes);
                         reads += 1;
                     }
-                    Poll::Ready(socket::Step::Lost) => {
+                    Poll::Ready(lost) => {
+                        if let socket::Step::Distrusted(address) = lost {
+                            self.distrusted.insert(address);
+                            let greeter = self.greeter.take();
+                            self.wakes.extend(greeter);
+                        }
                         self.sockets[index].close();
                         self.engine.disconnected(now, link);
                     }

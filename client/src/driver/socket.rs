@@ -89,12 +89,14 @@ pub(super) enum Step {
     Connected,
     Received(Bytes),
     Lost,
+    /// Lost because TLS could not be spoken with this address.
+    Distrusted(SocketAddr),
 }
 
 #[derive(Default)]
 pub(super) struct Socket {
     state: State,
-    tls: Option<Tls>,
+    tls: Option<(Tls, SocketAddr)>,
     /// Something was written that the kernel may not have yet.
     is_unflushed: bool,
     pub(super) out: Out,
@@ -141,7 +143,7 @@ impl Out {
 impl Socket {
     pub(super) fn connect(&mut self, address: SocketAddr, tls: Option<Tls>) {
         self.close();
-        self.tls = tls.clone();
+        self.tls = tls.clone().map(|tls| (tls, address));
         self.state = State::Connecting(Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             // A frame is worth a packet: waiting for more would be a delay that nobody asked for.
@@ -197,8 +199,11 @@ impl Socket {
                 Err(error) => Poll::Ready(self.lost(&error)),
             };
         }
-        if let Err(error) = self.flush(cx) {
-            return Poll::Ready(self.lost(&error));
+        let flushed = self.flush(cx);
+        if let Err(error) = &flushed
+            && self.tls.is_none()
+        {
+            return Poll::Ready(self.lost(error));
         }
         let State::Open(stream) = &mut self.state else {
             return Poll::Pending;
@@ -206,7 +211,12 @@ impl Socket {
         if self.received.capacity() < READ_BYTES_MIN {
             self.received.reserve(READ_BYTES);
         }
-        match ready!(stream.poll_read(cx, &mut self.received)) {
+        // Where a write failed, what the other end said before it went says why.
+        let read = match (stream.poll_read(cx, &mut self.received), flushed) {
+            (Poll::Pending, Err(error)) => Err(error),
+            (read, _) => ready!(read),
+        };
+        match read {
             Ok(0) => Poll::Ready(Step::Lost),
             Ok(_) => Poll::Ready(Step::Received(self.received.split().freeze())),
             Err(error) => Poll::Ready(self.lost(&error)),
@@ -214,9 +224,14 @@ impl Socket {
     }
 
     fn lost(&self, error: &io::Error) -> Step {
-        if let Some(tls) = &self.tls {
-            tls.note(error);
+        match &self.tls {
+            Some((tls, address)) if tls.note(error) => Step::Distrusted(*address),
+            Some(_) | None => Step::Lost,
         }
-        Step::Lost
+    }
+
+    /// A write failed, and reading is to find out why.
+    pub(super) const fn may_say_why(&self) -> bool {
+        self.tls.is_some()
     }
 }

@@ -58,13 +58,7 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
 pub struct Tls {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
-    failures: Arc<Mutex<Failures>>,
-}
-
-#[derive(Default)]
-struct Failures {
-    count: u64,
-    last: Option<String>,
+    last_failure: Arc<Mutex<Option<String>>>,
 }
 
 impl fmt::Debug for Tls {
@@ -110,7 +104,7 @@ impl Tls {
         Ok(Self {
             config: Arc::new(config),
             name: None,
-            failures: Arc::default(),
+            last_failure: Arc::default(),
         })
     }
 
@@ -129,26 +123,23 @@ impl Tls {
     /// not let this client in.
     #[must_use]
     pub fn last_failure(&self) -> Option<String> {
-        self.lock().last.clone()
+        self.lock().clone()
     }
 
-    /// How many handshakes failed.
-    pub(super) fn failures(&self) -> u64 {
-        self.lock().count
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes why a connection failed, if it was for TLS.
-    pub(super) fn note(&self, error: &io::Error) {
+    /// Notes why a connection failed. True: it was for TLS.
+    pub(super) fn note(&self, error: &io::Error) -> bool {
         let inner = error.get_ref();
-        if let Some(why) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            let mut failures = self.lock();
-            failures.count += 1;
-            failures.last = Some(why.to_string());
+        let why = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(why) = why {
+            *self.lock() = Some(why.to_string());
         }
+        why.is_some()
     }
 
     pub(super) async fn connect(

@@ -230,12 +230,17 @@ impl Driver {
             self.counters.queue_overflows.add(1);
         }
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.reap(COMPLETIONS_PER_TURN_MAX, &mut completions);
-        self.counters.completions.add(completions.len() as u64);
-        for completion in completions.drain(..) {
-            self.on_completion(completion, now);
+        // Some may be left from a turn that was spent.
+        let room = COMPLETIONS_PER_TURN_MAX - completions.len();
+        self.ring.reap(room, &mut completions);
+        let mut taken = 0;
+        while taken < completions.len() && !self.sockets.is_turn_spent() {
+            self.on_completion(completions[taken], now);
             self.step(now, machine, effects);
+            taken += 1;
         }
+        completions.drain(..taken);
+        self.counters.completions.add(taken as u64);
         self.completions = completions;
         self.take_adopted(now.mono);
         if let Some(mesh) = &mut self.mesh {
@@ -345,7 +350,10 @@ impl Driver {
         if let Some(files) = &mut self.files {
             files.finish_turn(now, &mut self.ring);
         }
-        let mut sleep = !starved && self.ready.is_empty() && !self.ring.has_completions();
+        let mut sleep = !starved
+            && self.ready.is_empty()
+            && self.completions.is_empty()
+            && !self.ring.has_completions();
         if sleep {
             self.waker.prepare_sleep();
             let news = self.mesh.as_mut().is_some_and(MeshEnd::has_work)

@@ -7,11 +7,20 @@ use crate::sending::submit_one;
 use crate::slab::Place;
 use crate::sockets::{Sockets, id_of};
 use crate::syscall::shutdown_sending;
+use bytes::Bytes;
 use std::collections::VecDeque;
 use tiderace_base::operation::Event;
 use tiderace_base::time::Mono;
 
+/// Steps of handshakes in one turn: each may sign or verify, which takes as long as hundreds of batches.
+const HANDSHAKE_STEPS_PER_TURN: usize = 8;
+
 impl Sockets {
+    /// No more completions are taken in this turn: it has had its share of handshakes.
+    pub(crate) fn is_turn_spent(&self) -> bool {
+        self.handshake_steps >= HANDSHAKE_STEPS_PER_TURN
+    }
+
     pub(crate) fn received_tls(
         &mut self,
         place: Place,
@@ -30,14 +39,24 @@ impl Sockets {
         let mut plain = link.room(len);
         self.pool
             .with(buffer, len, |piece| link.received(piece, &mut plain));
-        if !was_open && link.is_open() {
-            self.counters.tls_opened.add(1);
+        if !was_open {
+            self.handshake_steps += 1;
+            if link.is_open() {
+                self.counters.tls_opened.add(1);
+                if !connection.wanted {
+                    connection.cancel_receive(place, ring);
+                }
+            }
         }
         if !plain.is_empty() {
-            ready.push_back(Event::Received {
-                conn: id_of(place),
-                data: plain.freeze(),
-            });
+            // Records may say little in many bytes: little holds little.
+            let data = if plain.len() < plain.capacity() / 2 {
+                Bytes::copy_from_slice(&plain)
+            } else {
+                plain.freeze()
+            };
+            let conn = id_of(place);
+            ready.push_back(Event::Received { conn, data });
         }
         self.advance_tls(place, ring, ready);
     }
@@ -124,8 +143,9 @@ impl Sockets {
             }
             link.rest();
         }
-        // The other end hears why before the connection ends.
-        if link.has_ended() && !link.is_sending() {
+        // An alert was submitted above: it goes out if the network takes it at once, and nobody waits for that.
+        if link.has_ended() {
+            connection.cancel_receive(place, ring);
             connection.hang_up(place, ready);
         }
         self.finish_close(place, ready);

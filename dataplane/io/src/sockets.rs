@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     /// What its bytes pass through. None: they are plain.
     pub(crate) tls: Option<Box<Link>>,
     /// The machine wants bytes.
-    wanted: bool,
+    pub(crate) wanted: bool,
     /// A receive is in the kernel.
     receiving: bool,
     /// A cancelling of the receive is in the kernel.
@@ -78,6 +78,8 @@ pub(crate) struct Sockets {
     starved: VecDeque<Place>,
     pub(crate) pool: ReceivePool,
     pub(crate) handshakes: Handshakes,
+    /// Steps of handshakes in this turn.
+    pub(crate) handshake_steps: usize,
     /// Small parts on their way into one record.
     pub(crate) gathered: Vec<u8>,
     spare: Vec<Gather>,
@@ -116,6 +118,7 @@ impl Sockets {
             starved: VecDeque::new(),
             pool,
             handshakes: Handshakes::default(),
+            handshake_steps: 0,
             gathered: Vec::new(),
             spare: Vec::new(),
             counters,
@@ -280,6 +283,7 @@ impl Sockets {
         if self.accept_again_at.is_some_and(|at| at <= now) {
             self.serve(true, ring);
         }
+        self.handshake_steps = 0;
         self.end_handshakes(now, ring, ready);
         !self.starved.is_empty()
     }
@@ -348,7 +352,7 @@ impl Sockets {
         connection.wanted = wanted;
         if connection.may_receive() && !connection.starved {
             connection.arm(place, ring);
-        } else if !wanted {
+        } else if !connection.is_receive_wanted() {
             connection.cancel_receive(place, ring);
         }
     }
@@ -356,7 +360,7 @@ impl Sockets {
     pub(crate) fn on_cancel_receive(&mut self, place: Place, ring: &mut Ring) {
         if let Some(connection) = self.connections.get_mut(place) {
             connection.cancelling_receive = false;
-            if connection.receiving && (!connection.wanted || connection.closing) {
+            if connection.receiving && (!connection.is_receive_wanted() || connection.closing) {
                 connection.cancel_receive(place, ring);
             }
         }
@@ -587,8 +591,13 @@ impl Accepting {
 }
 
 impl Connection {
+    /// The machine wants bytes, or a handshake does.
+    fn is_receive_wanted(&self) -> bool {
+        self.wanted || self.tls.as_ref().is_some_and(|link| link.is_shaking())
+    }
+
     fn may_receive(&self) -> bool {
-        self.wanted && !self.receiving && !self.hung_up && !self.closing
+        self.is_receive_wanted() && !self.receiving && !self.hung_up && !self.closing
     }
 
     fn arm(&mut self, place: Place, ring: &mut Ring) {
@@ -615,7 +624,7 @@ impl Connection {
         self.hung_up = true;
     }
 
-    fn cancel_receive(&mut self, place: Place, ring: &mut Ring) {
+    pub(crate) fn cancel_receive(&mut self, place: Place, ring: &mut Ring) {
         if self.receiving && !self.cancelling_receive {
             self.cancelling_receive = true;
             ring.cancel(Kind::Receive.token(place), Kind::CancelReceive.token(place));

@@ -240,6 +240,87 @@ fn a_send_that_was_taken_back_goes_on_where_it_ended() {
     );
 }
 
+/// Refuses everybody, with a reason.
+struct Refuser;
+
+impl Machine for Refuser {
+    fn step(&mut self, _: Now, event: Event, effects: &mut Effects) {
+        match event {
+            Event::Accepted { conn, .. } => {
+                let wanted = false;
+                effects.push(Effect::Receive { conn, wanted });
+                effects.push(Effect::Send {
+                    op: OpId::new(1),
+                    conn,
+                    parts: vec![Bytes::from_static(b"too many")],
+                });
+            }
+            Event::Sent {
+                conn,
+                sent_bytes,
+                alive,
+                ..
+            } => {
+                assert!(alive && sent_bytes == 8, "the reason goes out");
+                effects.push(Effect::Finish { conn });
+                effects.push(Effect::Receive { conn, wanted: true });
+            }
+            Event::Hangup { conn } => effects.push(Effect::Close { conn }),
+            Event::Closed { .. } | Event::Stop => effects.push(Effect::Stopped),
+            _ => {}
+        }
+    }
+
+    fn finish_turn(&mut self, _: Now, effects: &mut Effects) {
+        effects.push(Effect::Serve);
+    }
+}
+
+#[test]
+fn who_is_refused_before_the_handshake_hears_the_reason_after_it() {
+    let authority = Authority::new();
+    let identity = authority.sign("127.0.0.1");
+    let acceptor = Acceptor::new(identity.identity(), None).expect("it can be used");
+    let connector = Connector::new(authority.ca.as_bytes(), None, "127.0.0.1").expect("a name");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = Listener::bind(Listen::on(any)).expect("a free port");
+    let address = listener.address();
+    let mut driver = Driver::new(DriverConfig {
+        listeners: vec![listener.with_tls(acceptor)],
+        ..DriverConfig::default()
+    })
+    .expect("io_uring is allowed here");
+    let thread = std::thread::spawn(move || driver.run(&mut Refuser));
+    let mut stream = client(address, &connector);
+    let mut said = Vec::new();
+    stream.write_all(b"never read").expect("it is open");
+    stream.read_to_end(&mut said).expect("an orderly end");
+    assert_eq!(said, b"too many");
+    drop(stream);
+    assert!(matches!(thread.join(), Ok(Outcome::Stopped)));
+}
+
+#[test]
+fn more_handshakes_than_a_turn_takes_are_all_done() {
+    let (running, connector) = node();
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let mut stream = client(running.address, &connector);
+            std::thread::spawn(move || {
+                stream.write_all(b"").expect("nothing to write");
+                stream.conn.complete_io(&mut stream.sock).expect("trusted");
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("it is let in");
+    }
+    for _ in 0..60 {
+        while running.hear() != Heard::Closed {}
+    }
+    assert_eq!(running.counters.tls_opened.get(), 60);
+}
+
 #[test]
 fn an_end_of_the_sending_side_is_said_and_then_shown() {
     let (running, connector) = node();

@@ -12,6 +12,8 @@ use tiderace_base::limits::KIB;
 const PIECE_BYTES: usize = 64 * KIB;
 /// The same for a reader that was too slow before: what it holds up cannot be taken back.
 const SLOW_PIECE_BYTES: usize = RECORD_BYTES_MAX;
+/// So many pieces are small then, unless it is slow again.
+const SLOW_PIECES: u32 = 16;
 /// An empty buffer that is larger is given back.
 const KEPT_BYTES: usize = 4 * KIB;
 
@@ -24,7 +26,7 @@ pub(crate) struct Link {
     queued: Outgoing,
     /// A send of `flying` is in the kernel.
     is_sending: bool,
-    is_slow: bool,
+    slow_pieces: u32,
     failed: Option<Failed>,
     failure_told: bool,
     /// The network takes nothing more.
@@ -40,7 +42,7 @@ impl Link {
             flying: Outgoing::default(),
             queued: Outgoing::default(),
             is_sending: false,
-            is_slow: false,
+            slow_pieces: 0,
             failed: None,
             failure_told: false,
             is_broken: false,
@@ -60,9 +62,9 @@ impl Link {
         }
     }
 
-    /// Takes what arrived; plaintext goes behind `plain`.
+    /// Takes what arrived; plaintext goes behind `plain`. Nobody wants what comes after this side has ended.
     pub(crate) fn received(&mut self, piece: &mut [u8], plain: &mut BytesMut) {
-        if self.failed.is_none() {
+        if self.failed.is_none() && !self.closing {
             let result = self.session.received(piece, &mut self.queued, plain);
             self.note(result);
         }
@@ -75,6 +77,11 @@ impl Link {
         } else {
             BytesMut::new()
         }
+    }
+
+    /// The handshake is under way: it goes on whether or not the machine wants bytes.
+    pub(crate) fn is_shaking(&self) -> bool {
+        !self.is_open() && self.failed.is_none()
     }
 
     /// It cannot go on.
@@ -152,11 +159,11 @@ impl Link {
             } else if let Some(parts) = parts
                 && self.failed.is_none()
             {
-                let bytes_max = if self.is_slow {
-                    SLOW_PIECE_BYTES
-                } else {
-                    PIECE_BYTES
+                let bytes_max = match self.slow_pieces {
+                    0 => PIECE_BYTES,
+                    _ => SLOW_PIECE_BYTES,
                 };
+                self.slow_pieces = self.slow_pieces.saturating_sub(1);
                 let flying = &mut self.flying;
                 let result = self
                     .session
@@ -174,14 +181,11 @@ impl Link {
     pub(crate) fn sent(&mut self, count: usize) {
         self.is_sending = false;
         self.flying.advance(count, PIECE_BYTES + KEPT_BYTES);
-        if self.flying.is_empty() {
-            self.is_slow = false;
-        }
     }
 
     /// Its reader was too slow.
     pub(crate) fn slow(&mut self) {
-        self.is_slow = true;
+        self.slow_pieces = SLOW_PIECES;
     }
 
     /// Nothing is to be sent for now: large buffers are given back.

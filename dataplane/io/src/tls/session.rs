@@ -1,6 +1,7 @@
 //! One TLS connection without its socket: ciphertext in, plaintext out, and the other way. Before the handshake is done it
 //! takes a bounded number of bytes, and holds a message of the handshake at most; afterwards it holds at most one record
-//! that is not complete.
+//! that is not complete, whatever the other end sends: a whole record that was not used up ends the session, and what comes
+//! behind the end of the other side is thrown away.
 
 use super::outgoing::Outgoing;
 use crate::parts::Parts;
@@ -27,6 +28,9 @@ pub(crate) enum Failed {
     HandshakeTooLong,
     /// The handshake took longer than any should.
     HandshakeTooSlow,
+    /// A whole record was not used up: the other end sends a message of the handshake in pieces, which none of this protocol
+    /// needs, or records that say nothing.
+    NotUsedUp,
 }
 
 impl fmt::Display for Failed {
@@ -40,6 +44,7 @@ impl fmt::Display for Failed {
                 )
             }
             Self::HandshakeTooSlow => write!(f, "the handshake was not done in its time"),
+            Self::NotUsedUp => write!(f, "a whole record could not be used up"),
         }
     }
 }
@@ -119,21 +124,30 @@ impl Session {
         out: &mut Outgoing,
         plain: &mut BytesMut,
     ) -> Result<(), Failed> {
+        if self.peer_closed {
+            return Ok(());
+        }
         let received_bytes = piece.len();
         // The record that was begun is completed apart; what follows it is decrypted where it lies.
         while !self.pending.is_empty() && !piece.is_empty() {
-            let missing = missing_bytes(&self.pending).clamp(1, piece.len());
-            let (part, rest) = piece.split_at_mut(missing);
+            // Where the last record is whole the message goes on in another one.
+            let missing = match missing_bytes(&self.pending) {
+                0 => RECORD_HEADER_BYTES,
+                missing => missing,
+            };
+            let (part, rest) = piece.split_at_mut(missing.min(piece.len()));
             piece = rest;
             self.pending.extend_from_slice(part);
             let mut pending = core::mem::take(&mut self.pending);
             let used = self.process(&mut pending, out, plain)?;
             pending.drain(..used);
             self.pending = pending;
+            self.check_pending()?;
         }
-        if !piece.is_empty() {
+        if !piece.is_empty() && !self.peer_closed {
             let used = self.process(piece, out, plain)?;
             self.pending.extend_from_slice(&piece[used..]);
+            self.check_pending()?;
         }
         if !self.is_open {
             // What follows the handshake in one piece with its end is not counted.
@@ -144,6 +158,20 @@ impl Session {
         } else if self.pending.is_empty() {
             // An idle connection holds nothing.
             self.pending = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn check_pending(&mut self) -> Result<(), Failed> {
+        if self.peer_closed {
+            self.pending = Vec::new();
+        }
+        let is_whole = self
+            .pending
+            .first_chunk::<RECORD_HEADER_BYTES>()
+            .is_some_and(|header| self.pending.len() >= RECORD_HEADER_BYTES + record_len(header));
+        if self.is_open && is_whole {
+            return Err(Failed::NotUsedUp);
         }
         Ok(())
     }
@@ -222,7 +250,8 @@ impl Session {
                 Ok(Progress::Made) => {}
                 Ok(Progress::None) => return Ok(used),
                 Err(error) => {
-                    // The alert that tells the other end; a second failure adds nothing.
+                    // The alert that tells the other end why. One step and no more: another would look at the same
+                    // damaged record again.
                     let _ = self.step(&mut bytes[used..], &mut Some(Wish::Nothing), out, plain);
                     return Err(error.into());
                 }
@@ -351,6 +380,10 @@ fn refused(error: EncryptError) -> rustls::Error {
     rustls::Error::General(error.to_string())
 }
 
+fn record_len(header: &[u8; RECORD_HEADER_BYTES]) -> usize {
+    usize::from(u16::from_be_bytes([header[3], header[4]]))
+}
+
 /// Bytes that the last record in `pending` lacks; that of its header first.
 fn missing_bytes(pending: &[u8]) -> usize {
     let mut at = 0;
@@ -359,8 +392,7 @@ fn missing_bytes(pending: &[u8]) -> usize {
         let Some(header) = rest.first_chunk::<RECORD_HEADER_BYTES>() else {
             return RECORD_HEADER_BYTES - rest.len();
         };
-        let len = usize::from(u16::from_be_bytes([header[3], header[4]]));
-        at += RECORD_HEADER_BYTES + len;
+        at += RECORD_HEADER_BYTES + record_len(header);
         if at >= pending.len() {
             return at - pending.len();
         }

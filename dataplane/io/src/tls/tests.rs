@@ -198,6 +198,115 @@ fn damaged_bytes_end_the_session_and_never_become_others() {
     }
 }
 
+/// Two ends whose handshake is done.
+fn opened(authority: &Authority) -> [End; 2] {
+    let connector = Connector::new(authority.ca.as_bytes(), None, "node.test").expect("a name");
+    let mut ends = sessions(&acceptor(authority), &connector);
+    settle(&mut ends, &mut Prng::new(1), 5000);
+    assert!(ends.iter().all(|end| end.session.is_open()));
+    ends
+}
+
+#[test]
+fn what_comes_behind_the_end_is_thrown_away_and_holds_nothing() {
+    let authority = Authority::new();
+    let mut ends = opened(&authority);
+    let End { session, out, .. } = &mut ends[0];
+    session.close_notify(out).expect("it is whole");
+    let mut bytes = out.left().to_vec();
+    // In one piece with the end, and in pieces of their own.
+    bytes.extend_from_slice(&[0xff; 10_000]);
+    let End {
+        session,
+        out,
+        plain,
+        ..
+    } = &mut ends[1];
+    session.received(&mut bytes, out, plain).expect("an end");
+    assert!(session.peer_closed());
+    for byte in [0, 23, 0xff] {
+        for _ in 0..100 {
+            let piece = &mut vec![byte; 64 << 10];
+            session.received(piece, out, plain).expect("nobody looks");
+            assert_eq!(session.pending_bytes(), 0);
+        }
+    }
+    assert!(plain.is_empty());
+}
+
+#[test]
+fn a_session_that_is_open_holds_one_record_at_most() {
+    // Lengths that never end: each is refused, or awaited within one record.
+    let authority = Authority::new();
+    for seed in 0..200 {
+        let mut prng = Prng::new(seed);
+        let mut ends = opened(&authority);
+        let End {
+            session,
+            out,
+            plain,
+            ..
+        } = &mut ends[1];
+        for _ in 0..20 {
+            let mut piece = vec![prng.below(256) as u8; 1 + prng.below(40_000) as usize];
+            if prng.below(2) == 0 && piece.len() > 5 {
+                let len = prng.below(20_000) as u16;
+                piece[..3].copy_from_slice(&[20 + prng.below(4) as u8, 3, 3]);
+                piece[3..5].copy_from_slice(&len.to_be_bytes());
+            }
+            if session.received(&mut piece, out, plain).is_err() {
+                break;
+            }
+            // What rustls takes for a record: the plaintext of one and 2 KiB.
+            assert!(session.pending_bytes() <= (18 << 10) + 5, "seed {seed}");
+        }
+        assert!(plain.is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_reader_that_was_slow_is_sent_small_pieces_for_a_while() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority);
+    let connector = Connector::new(authority.ca.as_bytes(), None, "node.test").expect("a name");
+    let (mut node, mut other) = (
+        acceptor.accept().expect("a configuration"),
+        connector.connect().expect("a configuration"),
+    );
+    let mut gathered = Vec::new();
+    let mut plain = BytesMut::new();
+    // Both ends are links here; what one sends is given to the other at once.
+    for _ in 0..10 {
+        for _ in 0..2 {
+            let piece = other.next(None, &mut gathered).1.map(<[u8]>::to_vec);
+            if let Some(mut piece) = piece {
+                other.sent(piece.len());
+                node.received(&mut piece, &mut plain);
+            }
+            core::mem::swap(&mut node, &mut other);
+        }
+    }
+    assert!(node.is_open() && other.is_open());
+    let mut parts = Parts::new(vec![vec![1; 4 << 20].into()]);
+    let mut send = |link: &mut Link, slow: bool| {
+        let (taken, piece) = link.next(Some(&mut parts), &mut gathered);
+        let len = piece.expect("there is more").len();
+        if slow {
+            link.sent(0);
+            link.slow();
+            let (none, rest) = link.next(Some(&mut parts), &mut gathered);
+            assert_eq!((none, rest.map(<[u8]>::len)), (0, Some(len)));
+        }
+        link.sent(len);
+        taken
+    };
+    assert_eq!(send(&mut node, true), 64 << 10);
+    for _ in 0..16 {
+        assert_eq!(send(&mut node, false), 16 << 10);
+    }
+    assert_eq!(send(&mut node, false), 64 << 10);
+}
+
 #[test]
 fn a_handshake_of_any_bytes_is_bounded() {
     let authority = Authority::new();
