@@ -2,7 +2,6 @@
 //! reason in `warnings`: a rate that was missed, a generator that was itself the limit, batches without an answer, a
 //! build without optimisation.
 
-use crate::batches::Shape;
 use crate::compare::Sample;
 use crate::environment::Environment;
 use crate::keys::{Keys, Spread};
@@ -92,7 +91,13 @@ pub(crate) struct Rates {
 impl Rates {
     /// From what was counted in `seconds`.
     #[must_use]
-    pub(crate) fn new(target: Option<f64>, tally: &Tally, seconds: f64, shape: Shape) -> Self {
+    pub(crate) fn new(
+        target: Option<f64>,
+        tally: &Tally,
+        seconds: f64,
+        batch_records: u32,
+        batch_bytes: usize,
+    ) -> Self {
         let batches_per_s = tally.acked_measured as f64 / seconds;
         // An open loop with random gaps is held to what its schedule really asked for in this part.
         let wanted = target.map(|target| {
@@ -104,8 +109,8 @@ impl Rates {
         Self {
             target_batches_per_s: target,
             batches_per_s,
-            records_per_s: batches_per_s * f64::from(shape.records),
-            bytes_per_s: batches_per_s * shape.batch_bytes() as f64,
+            records_per_s: batches_per_s * f64::from(batch_records),
+            bytes_per_s: batches_per_s * batch_bytes as f64,
             missed: wanted.is_some_and(|wanted| batches_per_s < wanted * (1.0 - RATE_TOLERANCE)),
         }
     }
@@ -406,6 +411,7 @@ impl Report {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::batches::Shape;
 
     const SECOND_NS: u64 = 1_000_000_000;
 
@@ -461,7 +467,7 @@ pub(crate) mod tests {
                 seed: 1,
             },
             Environment::read(None),
-            Rates::new(target, &tally, 1.0, shape),
+            Rates::new(target, &tally, 1.0, shape.records, shape.batch_bytes()),
             &tally,
             readers::Report::default(),
             None,
@@ -494,18 +500,13 @@ pub(crate) mod tests {
 
     #[test]
     fn a_run_that_ended_early_misses_the_rate_that_it_never_came_to() {
-        let shape = Shape {
-            records: 1,
-            value_bytes: 100,
-            keyed: true,
-        };
         let mut tally = Tally {
             acked_measured: 500,
             measured: 500,
             ..Tally::default()
         };
-        assert!(!Rates::new(Some(1000.0), &tally, 1.0, shape).missed);
+        assert!(!Rates::new(Some(1000.0), &tally, 1.0, 1, 100).missed);
         tally.failed = Some("gone".to_owned());
-        assert!(Rates::new(Some(1000.0), &tally, 1.0, shape).missed);
+        assert!(Rates::new(Some(1000.0), &tally, 1.0, 1, 100).missed);
     }
 }

@@ -9,7 +9,7 @@ use tiderace_base::prng::Prng;
 /// How the times between batches are spread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Arrivals {
+pub enum Arrivals {
     /// Evenly.
     Constant,
     /// As by many independent senders: exponential gaps with the same mean.

@@ -8,6 +8,7 @@ pub(crate) use load::{RunArguments, SoakArguments, SweepArguments};
 pub(crate) use profiled::parse;
 
 use crate::setup::Wanted;
+use crate::systems::System;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     Integrity(Box<IntegrityArguments>),
     /// Runs the floor and `tiderace serve` in turns under the same three workloads and prints how far apart they are.
     FloorCompare(Box<CompareArguments>),
+    /// Runs `tiderace serve` and other systems in turns under the same workloads, each with its own client, and prints one
+    /// table and draws one plot. A system that is not there is skipped. Exits with 1 when a system refused or lost anything.
+    Compare(Box<SystemsArguments>),
 }
 
 /// See [`Command::Profiles`].
@@ -77,7 +81,7 @@ impl Level {
 }
 
 /// Seconds, with fractions; `ms`, `s`, `m` and `h` are understood.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     // The longer unit first: it ends with the shorter one.
     let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let (number, scale) = units
@@ -93,7 +97,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is no time: write 10, 10s, 500ms, 5m or 1h"))
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     text.parse::<f64>()
         .ok()
         .filter(|rate| *rate > 0.0 && rate.is_finite())
@@ -237,6 +241,69 @@ pub(crate) struct CompareArguments {
     /// The generator's core.
     #[arg(long, default_value_t = 1)]
     pub(crate) cpu: usize,
+    /// Writes the report as JSON to this file; `-` is standard output.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// See [`Command::Compare`].
+#[derive(Args, Debug)]
+pub(crate) struct SystemsArguments {
+    /// The systems to compare with, separated by commas. All if not given.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) only: Vec<System>,
+    /// The adapters' program. The one called `peers` beside this program if not given.
+    #[arg(long)]
+    pub(crate) peers: Option<PathBuf>,
+    /// The `tiderace` program. Beside this program if not given.
+    #[arg(long)]
+    pub(crate) tiderace: Option<PathBuf>,
+    /// The `nats-server` program. The one in the path if not given.
+    #[arg(long)]
+    pub(crate) nats_server: Option<PathBuf>,
+    /// The `redis-server` program. The one in the path if not given.
+    #[arg(long)]
+    pub(crate) redis_server: Option<PathBuf>,
+    /// A broker that speaks the protocol of Kafka and runs on this machine, on the servers' core and the same disk. What it
+    /// keeps when it acknowledges is what it is configured for.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) kafka: Option<SocketAddr>,
+    /// Its process, so that its processor time and memory are reported.
+    #[arg(long, value_name = "PID", requires = "kafka")]
+    pub(crate) kafka_pid: Option<u32>,
+    /// The TCP address of a server of Apache Iggy, under the same conditions.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) iggy: Option<SocketAddr>,
+    /// Its process.
+    #[arg(long, value_name = "PID", requires = "iggy")]
+    pub(crate) iggy_pid: Option<u32>,
+    /// A directory for the servers' data, on the disk to be measured. What it makes in there is removed again.
+    #[arg(long, default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Rounds: in each, every workload runs once on each system.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// The measured part of each run.
+    #[arg(long, default_value = "4s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Before each.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) warmup: Duration,
+    /// The rate of the open loop, in records a second.
+    #[arg(long, default_value_t = 2000.0, value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Short runs on tiderace alone, at the most, until its journal uses its files again.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) settling_runs_max: u32,
+    /// The servers' core. The first that may be used if not given.
+    #[arg(long)]
+    pub(crate) server_cpu: Option<usize>,
+    /// The core of the generator and the adapters. The last that may be used if not given.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
+    /// Draws the plot into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     /// Writes the report as JSON to this file; `-` is standard output.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

@@ -4,7 +4,7 @@
 
 pub(crate) mod calibrate;
 pub(crate) mod server;
-mod statistics;
+pub(crate) mod statistics;
 
 use crate::batches::Shape;
 use crate::cli::CompareArguments;
@@ -190,8 +190,17 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
             Some(arguments.server_cpu),
         )?,
     ];
-    settle(&servers[Kind::Tiderace as usize], arguments, &folder)?;
-    let prewritten = servers[Kind::Tiderace as usize].metric(PREWRITTEN);
+    let tiderace = &servers[Kind::Tiderace as usize];
+    let mut settling = Settling::begin(tiderace, SETTLING_RUNS_MAX)?;
+    while settling.goes_on(tiderace)? {
+        // The third writes too little to matter.
+        for case in &CASES[..2] {
+            let mut plan = plan(case, tiderace, arguments, &folder, 0);
+            plan.warmup = Duration::ZERO;
+            plan.duration = Duration::from_secs(1);
+            execute(&plan)?;
+        }
+    }
     let mut calibration = Vec::new();
     let mut samples: Vec<[Vec<Sample>; 2]> = CASES.iter().map(|_| [vec![], vec![]]).collect();
     for round in 0..arguments.rounds {
@@ -237,16 +246,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
         warnings: Vec::new(),
     };
     comparison.warn();
-    let zeros = servers[Kind::Tiderace as usize]
-        .metric(PREWRITTEN)
-        .zip(prewritten)
-        .map_or(0.0, |(after, before)| after - before);
-    if zeros > 0.0 {
-        comparison.warnings.push(format!(
-            "tiderace wrote {:.0} MB of zeros beside what was measured: its journal had not settled",
-            zeros / 1e6
-        ));
-    }
+    comparison.warnings.extend(settling.warnings(tiderace));
     eprintln!("{}", comparison.text());
     if let Some(path) = &arguments.json {
         output::json(path, &comparison)?;
@@ -254,36 +254,63 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes until the product's journal uses its files again and writes no zeros any more, as that of a node that has run
-/// for long.
-#[expect(clippy::print_stderr, reason = "a program speaks to its user")]
-fn settle(
-    server: &Server,
-    arguments: &CompareArguments,
-    folder: &server::Folder,
-) -> Result<(), String> {
-    let metric = |name| {
-        server
-            .metric(name)
-            .ok_or_else(|| format!("tiderace has no metric {name}"))
-    };
-    for _ in 0..SETTLING_RUNS_MAX {
-        let before = metric(PREWRITTEN)?;
-        // The third writes too little to matter.
-        for case in &CASES[..2] {
-            let mut plan = plan(case, server, arguments, folder, 0);
-            plan.warmup = Duration::ZERO;
-            plan.duration = Duration::from_secs(1);
-            execute(&plan)?;
+/// Writes, run by run, until the product's journal uses its files again and writes no zeros any more, as that of a node
+/// that has run for long.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    runs_left: u32,
+    begun: bool,
+    prewritten: f64,
+}
+
+fn known(server: &Server, name: &str) -> Result<f64, String> {
+    server
+        .metric(name)
+        .ok_or_else(|| format!("tiderace has no metric {name}"))
+}
+
+impl Settling {
+    pub(crate) fn begin(server: &Server, runs_max: u32) -> Result<Self, String> {
+        Ok(Self {
+            runs_left: runs_max,
+            begun: false,
+            prewritten: known(server, PREWRITTEN)?,
+        })
+    }
+
+    /// Whether one more run is needed.
+    #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
+    pub(crate) fn goes_on(&mut self, server: &Server) -> Result<bool, String> {
+        let prewritten = known(server, PREWRITTEN)?;
+        let before = std::mem::replace(&mut self.prewritten, prewritten);
+        let ran = std::mem::replace(&mut self.begun, true);
+        if ran && known(server, RECYCLED)? >= RECYCLED_MIN && prewritten <= before {
+            return Ok(false);
         }
-        if metric(RECYCLED)? >= RECYCLED_MIN && metric(PREWRITTEN)? <= before {
-            return Ok(());
+        if self.runs_left == 0 {
+            eprintln!(
+                "tiderace's journal does not come to use its files again: it writes zeros beside the appends"
+            );
+            return Ok(false);
+        }
+        self.runs_left -= 1;
+        Ok(true)
+    }
+
+    /// What is wrong with what was measured since.
+    pub(crate) fn warnings(&self, server: &Server) -> Vec<String> {
+        let zeros = server
+            .metric(PREWRITTEN)
+            .map_or(0.0, |after| after - self.prewritten);
+        if zeros > 0.0 {
+            vec![format!(
+                "tiderace wrote {:.0} MB of zeros beside what was measured: its journal had not settled",
+                zeros / 1e6
+            )]
+        } else {
+            Vec::new()
         }
     }
-    eprintln!(
-        "tiderace's journal does not come to use its files again: it writes zeros beside the appends"
-    );
-    Ok(())
 }
 
 fn plan(

@@ -188,7 +188,7 @@ fn configuration(data: &Path, listen: SocketAddr, admin: SocketAddr) -> Result<S
 }
 
 /// A child inherits the core of the thread that starts it. Without one it runs where we may.
-fn spawn_on(cpu: Option<usize>, mut command: Command) -> std::io::Result<Child> {
+pub(crate) fn spawn_on(cpu: Option<usize>, mut command: Command) -> std::io::Result<Child> {
     let thread = std::thread::spawn(move || {
         if let Some(cpu) = cpu {
             tiderace_io::pin::to(cpu)?;
@@ -200,7 +200,7 @@ fn spawn_on(cpu: Option<usize>, mut command: Command) -> std::io::Result<Child> 
         .unwrap_or_else(|_| Err(std::io::Error::other("the starting thread panicked")))
 }
 
-fn free_port() -> Result<SocketAddr, String> {
+pub(crate) fn free_port() -> Result<SocketAddr, String> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
         .map_err(|error| error.to_string())

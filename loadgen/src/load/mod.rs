@@ -19,6 +19,7 @@ mod run;
 mod subscriber;
 mod tally;
 
+pub(crate) use link::Times;
 pub(crate) use run::{Measured, Plan, Wait, execute, measure};
 pub(crate) use tally::{Phase, Tally};
 

@@ -358,7 +358,13 @@ fn report(
             seed: plan.seed,
         },
         environment,
-        Rates::new(rate, tally, seconds, plan.shape),
+        Rates::new(
+            rate,
+            tally,
+            seconds,
+            plan.shape.records,
+            plan.shape.batch_bytes(),
+        ),
         tally,
         readers,
         used.map(|used| {

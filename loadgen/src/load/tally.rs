@@ -109,7 +109,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn acked(&mut self, times: Times, now_ns: u64, phase: Phase) {
+    pub(crate) fn acked(&mut self, times: Times, now_ns: u64, phase: Phase) {
         self.acked += 1;
         if let Some(into_ns) = phase.since_measured(now_ns) {
             self.acked_measured += 1;
@@ -139,14 +139,14 @@ impl Tally {
         }
     }
 
-    pub(super) fn unfinished(&mut self, times: Times, now_ns: u64, phase: Phase) {
+    pub(crate) fn unfinished(&mut self, times: Times, now_ns: u64, phase: Phase) {
         if phase.measures(times.intended_ns) {
             self.unfinished += 1;
         }
         self.respond(times, now_ns, phase);
     }
 
-    pub(super) fn lag(&mut self, intended_ns: u64, lag_ns: u64, phase: Phase) {
+    pub(crate) fn lag(&mut self, intended_ns: u64, lag_ns: u64, phase: Phase) {
         if phase.measures(intended_ns) {
             self.lag.record(lag_ns);
         }
@@ -163,14 +163,14 @@ impl Tally {
         self.delivered >= self.acked * self.fan_out
     }
 
-    pub(super) fn busy(&mut self, from_ns: u64, to_ns: u64, phase: Phase) {
+    pub(crate) fn busy(&mut self, from_ns: u64, to_ns: u64, phase: Phase) {
         if phase.measures(from_ns) {
             self.busy_ns += to_ns - from_ns;
         }
     }
 
     /// Reads the thread's processor time when the measured part begins and when it ends.
-    pub(super) fn clock(&mut self, now_ns: u64, phase: Phase) {
+    pub(crate) fn clock(&mut self, now_ns: u64, phase: Phase) {
         let Phase::Running {
             measured_ns,
             end_ns,

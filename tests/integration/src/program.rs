@@ -13,7 +13,17 @@ const OTHER: &str = "INTEGRATION_PROGRAM";
 #[must_use]
 pub fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| std::env::var_os(OTHER).map_or_else(build, PathBuf::from))
+    PATH.get_or_init(|| {
+        let other = std::env::var_os(OTHER);
+        other.map_or_else(|| build("tiderace"), PathBuf::from)
+    })
+}
+
+/// The load generator's path.
+#[must_use]
+pub fn loadgen() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build("loadgen"))
 }
 
 /// A command of the program that knows nothing of this process's configuration.
@@ -83,7 +93,8 @@ pub fn profile_folder() -> PathBuf {
         .to_owned()
 }
 
-fn build() -> PathBuf {
+/// Builds the program of a package, both of this name.
+fn build(name: &str) -> PathBuf {
     let folder = profile_folder();
     let profile = match name_of(&folder) {
         "debug" => "dev",
@@ -94,8 +105,8 @@ fn build() -> PathBuf {
     let mut build = Command::new(cargo);
     build
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .args(["build", "--quiet", "--package", "tiderace", "--bin"])
-        .args(["tiderace", "--profile", profile]);
+        .args(["build", "--quiet", "--package", name, "--bin"])
+        .args([name, "--profile", profile]);
     // Between the target folder and the profile there is a triple when one was asked for. Nothing that cargo leaves in
     // the target folder tells the two apart: its tag is missing when somebody else made the folder.
     if is_triple(name_of(above)) {
@@ -111,7 +122,7 @@ fn build() -> PathBuf {
         "the program does not build:\n{}",
         String::from_utf8_lossy(&built.stderr)
     );
-    let program = folder.join("tiderace");
+    let program = folder.join(name);
     assert!(program.exists(), "{} was built", program.display());
     program
 }
