@@ -20,6 +20,9 @@ pub(crate) struct Environment {
     pub(crate) load_1m: Option<f64>,
     /// Type and device of the file system that was written to, where it is known.
     pub(crate) file_system: Option<String>,
+    /// The core that takes the interrupts of the disks, where one takes nearly all of them. What completes a durable write
+    /// runs there, behind whatever keeps that core busy.
+    pub(crate) disk_interrupts_cpu: Option<usize>,
     /// Version of this program.
     pub(crate) version: &'static str,
     /// Whether it was built with optimisation. Without it no figure means anything.
@@ -52,6 +55,9 @@ impl Environment {
                 .ok()
                 .and_then(|text| text.split(' ').next()?.parse().ok()),
             file_system: data.and_then(file_system),
+            disk_interrupts_cpu: read_to_string("/proc/interrupts")
+                .ok()
+                .and_then(|text| disk_interrupts_cpu(&text)),
             version: env!("CARGO_PKG_VERSION"),
             optimised: !cfg!(debug_assertions),
         }
@@ -84,6 +90,57 @@ impl Environment {
         self.load_1m
             .is_some_and(|load| load > 0.1 + 0.1 * self.cores.len() as f64)
     }
+}
+
+/// The servers' core and the generator's, where they are not given: the server is with the disk's interrupts, and the
+/// generator, which may spin, is elsewhere.
+///
+/// # Errors
+/// A sentence for people: the kernel does not say which cores may be used.
+pub(crate) fn cores(
+    server: Option<usize>,
+    generator: Option<usize>,
+) -> Result<(usize, usize), String> {
+    let allowed = tiderace_io::pin::allowed().map_err(|error| error.to_string())?;
+    let interrupts = read_to_string("/proc/interrupts").unwrap_or_default();
+    let preferred = disk_interrupts_cpu(&interrupts).filter(|cpu| allowed.contains(cpu));
+    let other_than = |taken: usize| allowed.iter().rev().copied().find(|cpu| *cpu != taken);
+    let first = allowed.first().copied().unwrap_or(0);
+    let server = match (server, generator) {
+        (Some(server), _) => server,
+        (None, Some(generator)) => other_than(generator).unwrap_or(first),
+        (None, None) => preferred.unwrap_or(first),
+    };
+    let generator = generator.or_else(|| other_than(server)).unwrap_or(server);
+    Ok((server, generator))
+}
+
+/// Reads `/proc/interrupts`: the core with at least nine in ten of the disks' interrupts.
+fn disk_interrupts_cpu(text: &str) -> Option<usize> {
+    let mut lines = text.lines();
+    let cpus: Vec<usize> = lines
+        .next()?
+        .split_whitespace()
+        .filter_map(|name| name.strip_prefix("CPU")?.parse().ok())
+        .collect();
+    let mut counts = vec![0_u64; cpus.len()];
+    for line in lines {
+        let name = line.split_whitespace().last().unwrap_or_default();
+        let is_disk = (name.starts_with("virtio") && name.contains("-req"))
+            || ["nvme", "ahci", "megasas", "mpt", "aacraid", "hpsa"]
+                .iter()
+                .any(|driver| name.starts_with(driver));
+        if !is_disk {
+            continue;
+        }
+        let fields = line.split_whitespace().skip(1);
+        for (count, field) in counts.iter_mut().zip(fields) {
+            *count += field.parse::<u64>().unwrap_or(0);
+        }
+    }
+    let total: u64 = counts.iter().sum();
+    let most = counts.iter().zip(&cpus).max_by_key(|(count, _)| **count)?;
+    (*most.0 > 0 && most.0 * 10 >= total * 9).then_some(*most.1)
 }
 
 /// The mount that a path lies on: the longest mount point that is a prefix of it.
@@ -149,6 +206,45 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_core_with_the_disks_interrupts_is_found_where_there_is_one() {
+        let head = "           CPU0       CPU2\n";
+        let of = |rows: &str| disk_interrupts_cpu(&format!("{head}{rows}"));
+        assert_eq!(
+            of(" 36:  0  118  PCI-MSIX-0000:00:02.0   1-edge      virtio1-req.0\n"),
+            Some(2)
+        );
+        assert_eq!(
+            of(" 36:  50  50  PCI-MSIX-0000:00:02.0  1-edge  nvme0q1\n"),
+            None
+        );
+        assert_eq!(
+            of(" 36:  50  0  PCI-MSIX-0000:00:02.0  1-edge  virtio3-rx\n"),
+            None
+        );
+        assert_eq!(
+            of(" 36:  95  5  PCI  1-edge  nvme0q1\nNMI:  0  9000  Non-maskable interrupts\n"),
+            Some(0)
+        );
+        assert_eq!(disk_interrupts_cpu(""), None);
+    }
+
+    #[test]
+    fn given_cores_are_kept_and_the_others_differ() {
+        assert_eq!(cores(Some(3), Some(3)), Ok((3, 3)));
+        let allowed = tiderace_io::pin::allowed().expect("the kernel says");
+        if allowed.len() > 1 {
+            for given in [
+                (None, None),
+                (Some(allowed[0]), None),
+                (None, Some(allowed[0])),
+            ] {
+                let (server, generator) = cores(given.0, given.1).expect("the kernel says");
+                assert_ne!(server, generator);
+            }
+        }
+    }
 
     #[test]
     fn this_machine_and_this_process_can_be_read() {

@@ -305,6 +305,12 @@ impl Report {
                 self.generator.share.unwrap_or(0.0) * 100.0
             ));
         }
+        if self.workload.spinning
+            && self.workload.cpu.is_some()
+            && self.workload.cpu == self.environment.disk_interrupts_cpu
+        {
+            say("the generator spins on the core that takes the disk's interrupts: durable writes complete when it is let in there, milliseconds late; give --cpu another core, and the server this one".to_owned());
+        }
         if let (true, Some(lag), Some(median)) = (
             self.generator.was_late,
             self.schedule_lag_ns.p99,

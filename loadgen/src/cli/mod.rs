@@ -235,12 +235,12 @@ pub(crate) struct CompareArguments {
     /// Before each.
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub(crate) warmup: Duration,
-    /// The servers' core.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) server_cpu: usize,
-    /// The generator's core.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) cpu: usize,
+    /// The servers' core. The one that takes the disk's interrupts if not given, or the first.
+    #[arg(long)]
+    pub(crate) server_cpu: Option<usize>,
+    /// The generator's core. Another one if not given.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
     /// Writes the report as JSON to this file; `-` is standard output.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
@@ -295,10 +295,10 @@ pub(crate) struct SystemsArguments {
     /// Short runs on tiderace alone, at the most, until its journal uses its files again.
     #[arg(long, default_value_t = 60)]
     pub(crate) settling_runs_max: u32,
-    /// The servers' core. The first that may be used if not given.
+    /// The servers' core. The one that takes the disk's interrupts if not given, or the first.
     #[arg(long)]
     pub(crate) server_cpu: Option<usize>,
-    /// The core of the generator and the adapters. The last that may be used if not given.
+    /// The core of the generator and the adapters. Another one if not given.
     #[arg(long)]
     pub(crate) cpu: Option<usize>,
     /// Draws the plot into this SVG file.

@@ -8,7 +8,7 @@ pub(crate) mod statistics;
 
 use crate::batches::Shape;
 use crate::cli::CompareArguments;
-use crate::environment::Environment;
+use crate::environment::{self, Environment};
 use crate::keys::{Choice, Keys, Spread};
 use crate::load::{Mode, Plan, Wait, execute, readers};
 use crate::output;
@@ -176,26 +176,22 @@ struct Comparison {
 /// A sentence for people: a server could not be started, or a run failed.
 #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
 pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
+    let (server_cpu, cpu) = environment::cores(arguments.server_cpu, arguments.cpu)?;
     let folder = server::Folder::make(&arguments.dir, "floor-compare")?;
     let floor = server::program(arguments.floor.as_deref(), "floor")?;
     let tiderace = server::program(arguments.tiderace.as_deref(), "tiderace")?;
     let environment = Environment::read(Some(folder.path()));
     eprintln!("environment  {}", environment.line());
     let servers = [
-        Server::start(Kind::Floor, &floor, &folder, Some(arguments.server_cpu))?,
-        Server::start(
-            Kind::Tiderace,
-            &tiderace,
-            &folder,
-            Some(arguments.server_cpu),
-        )?,
+        Server::start(Kind::Floor, &floor, &folder, Some(server_cpu))?,
+        Server::start(Kind::Tiderace, &tiderace, &folder, Some(server_cpu))?,
     ];
     let tiderace = &servers[Kind::Tiderace as usize];
     let mut settling = Settling::begin(tiderace, SETTLING_RUNS_MAX)?;
     while settling.goes_on(tiderace)? {
         // The third writes too little to matter.
         for case in &CASES[..2] {
-            let mut plan = plan(case, tiderace, arguments, &folder, 0);
+            let mut plan = plan(case, tiderace, arguments, cpu, &folder, 0);
             plan.warmup = Duration::ZERO;
             plan.duration = Duration::from_secs(1);
             execute(&plan)?;
@@ -204,7 +200,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
     let mut calibration = Vec::new();
     let mut samples: Vec<[Vec<Sample>; 2]> = CASES.iter().map(|_| [vec![], vec![]]).collect();
     for round in 0..arguments.rounds {
-        let measured = calibrate::measure(folder.path(), Some(arguments.cpu))?;
+        let measured = calibrate::measure(folder.path(), Some(cpu))?;
         eprintln!("round {:<3}    {}", round + 1, measured.line());
         calibration.push(measured);
         for (at, case) in CASES.iter().enumerate() {
@@ -216,7 +212,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
             };
             for kind in order {
                 let server = &servers[kind as usize];
-                let plan = plan(case, server, arguments, &folder, round);
+                let plan = plan(case, server, arguments, cpu, &folder, round);
                 let report = execute(&plan)?.report;
                 if report.failed {
                     return Err(format!(
@@ -240,8 +236,8 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<ExitCode, String> {
         environment,
         calibration,
         rounds: arguments.rounds,
-        server_cpu: arguments.server_cpu,
-        generator_cpu: arguments.cpu,
+        server_cpu,
+        generator_cpu: cpu,
         rows,
         warnings: Vec::new(),
     };
@@ -317,6 +313,7 @@ fn plan(
     case: &Case,
     server: &Server,
     arguments: &CompareArguments,
+    cpu: usize,
     folder: &server::Folder,
     round: u32,
 ) -> Plan {
@@ -350,7 +347,7 @@ fn plan(
         warmup: arguments.warmup,
         duration: arguments.duration,
         patience: Duration::from_secs(10),
-        cpu: Some(arguments.cpu),
+        cpu: Some(cpu),
         wait: Wait::Auto,
         server_pid: Some(server.pid()),
         data: Some(folder.path().to_owned()),

@@ -15,7 +15,7 @@ use crate::cli::SystemsArguments;
 use crate::compare::calibrate::{self, Calibration};
 use crate::compare::server::{Folder, program};
 use crate::compare::{Settling, statistics};
-use crate::environment::Environment;
+use crate::environment::{self, Environment};
 use crate::output;
 use adapter::Adapter;
 use cases::Case;
@@ -126,7 +126,7 @@ struct Comparison {
 /// A sentence for people: the product could not be started or measured, or there is nobody to compare it with.
 #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
 pub(crate) fn run(arguments: &SystemsArguments) -> Result<ExitCode, String> {
-    let (server_cpu, cpu) = cores(arguments)?;
+    let (server_cpu, cpu) = environment::cores(arguments.server_cpu, arguments.cpu)?;
     let folder = Folder::make(&arguments.dir, "compare")?;
     let tiderace = program(arguments.tiderace.as_deref(), "tiderace")?;
     // Before anything runs: afterwards the load average is our own.
@@ -189,17 +189,6 @@ pub(crate) fn run(arguments: &SystemsArguments) -> Result<ExitCode, String> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// The servers' core and the generators': the first and the last that may be used, if not given.
-fn cores(arguments: &SystemsArguments) -> Result<(usize, usize), String> {
-    let allowed = tiderace_io::pin::allowed().map_err(|error| error.to_string())?;
-    let first = allowed.first().copied().unwrap_or(0);
-    let last = allowed.last().copied().unwrap_or(0);
-    Ok((
-        arguments.server_cpu.unwrap_or(first),
-        arguments.cpu.unwrap_or(last),
-    ))
 }
 
 /// By round; `None` where a system was not measured.
