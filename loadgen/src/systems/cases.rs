@@ -122,7 +122,7 @@ pub(super) fn all(rate: f64) -> Vec<Case> {
             partitions: 16,
             batch_records: 1,
             record_bytes: 1000,
-            kept_bytes: KEPT_BYTES,
+            kept_bytes: KEPT_SINGLE_BYTES,
             rate: Some(rate),
             figure: Figure::Tail,
         },
