@@ -102,7 +102,7 @@ fn leave_running(node: Running, format: Format, folder: &Folder) -> Result<(), F
              {program} stream describe {STREAM} --server {server}\n{more}\n\
              Ctrl-C stops it; its data {kept}:\n  {dir}",
             server = node.server,
-            more = try_next("shop/orders", node.server, node.admin),
+            more = try_next("shop/orders", node.server, node.admin, false),
             dir = folder.path.display(),
         ),
     );

@@ -59,7 +59,12 @@ pub(crate) fn dev(command: cli::Dev) -> Result<(), Failure> {
          Try, in another terminal:\n{commands}\nCtrl-C stops it.",
         server = node.server,
         dir = config.data_dir.display(),
-        commands = try_next("shop/orders", node.server, node.admin),
+        commands = try_next(
+            "shop/orders",
+            node.server,
+            node.admin,
+            config.tls.is_some()
+        ),
     ))?;
     output.flush()?;
     node.wait()
@@ -70,15 +75,19 @@ pub(crate) fn try_next(
     stream: &str,
     server: std::net::SocketAddr,
     admin: std::net::SocketAddr,
+    speaks_tls: bool,
 ) -> String {
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "tiderace".to_owned());
-    let server = if server.to_string() == cli::SERVER_DEFAULT {
-        String::new()
-    } else {
-        format!(" --server {server}")
-    };
+    let mut reach = String::new();
+    if server.to_string() != cli::SERVER_DEFAULT {
+        reach = format!(" --server {server}");
+    }
+    if speaks_tls {
+        reach.push_str(" --tls-ca CA.pem");
+    }
+    let server = reach;
     [
         "  # type lines; each is an event".to_owned(),
         format!("  {program} produce {stream} --create{server}"),
