@@ -102,7 +102,8 @@ pub const SLOTS: u16 = 1024;
 /// Batches that a producer may have in flight to one partition, and so the batches whose acknowledgement can be repeated
 /// exactly. The client never exceeds it.
 pub const PRODUCER_WINDOW: usize = 128;
-/// Producers remembered for one partition. Beyond it the one longest silent is expired by an entry.
+/// Producers remembered for one partition, if the shard's memory allows. Beyond it the one longest silent is expired by an
+/// entry.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 1024;
 /// A key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 * KIB;

@@ -156,6 +156,7 @@ pub fn boot<D: Disk>(
             held_bytes_max: memory.held_bytes_max,
             subscriptions_max: memory.subscriptions_max,
             send_bytes_max: SEND_BYTES_MAX,
+            producers: memory.producers,
         };
         let shard = Shard::open(disk, shard_config, settings, now)
             .map_err(|error| BootError::Shard { shard: id, error })?;

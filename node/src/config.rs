@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use tiderace_base::catalogue::Durability;
 use tiderace_base::ids::NodeId;
 use tiderace_base::limits::{
-    BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, MIB, SEGMENT_BYTES_MAX,
-    SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
+    BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, KIB, MIB, PRODUCERS_PER_PARTITION_MAX,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
-use tiderace_shard::read_buffer_bytes_max;
+use tiderace_shard::{ProducerBounds, read_buffer_bytes_max};
 
 /// Memory of a shard when nobody says otherwise.
 pub const SHARD_MEMORY_BYTES_DEFAULT: usize = 64 * MIB;
@@ -32,7 +32,7 @@ pub struct NodeConfig {
     pub segment_bytes: u64,
     /// Journal that each shard keeps written with zeros ahead of its appends; at least one segment is, beside the reserves.
     pub prewrite_bytes: u64,
-    /// Memory that the node may take for buffers, all shards together.
+    /// Memory that the node may take for buffers and what it remembers of producers, all shards together.
     pub memory_bytes: usize,
     /// Connections that each shard serves at once, at most [`CONNECTIONS_PER_SHARD_MAX`].
     pub connections_max: usize,
@@ -185,9 +185,10 @@ impl NodeConfig {
 /// Memory of a shard for each subscription that it takes: what one needs itself is less than a tenth of it.
 const BYTES_PER_SUBSCRIPTION: usize = 4096;
 
-/// How one shard divides its memory: half for write buffers (with what of them is kept for tail reads), a quarter for
-/// received bytes, a sixteenth for footers, two thirds of the rest for cold reads and what of them is being sent, and what
-/// remains for sessions (with the few bytes that each stalled reader holds) and state.
+/// How one shard divides its memory: three eighths for write buffers (with what of them is kept for tail reads), a quarter
+/// for received bytes, an eighth for what is remembered of producers, a sixteenth for footers, two thirds of the rest for
+/// cold reads and what of them is being sent, and what remains for sessions (with the few bytes that each stalled reader
+/// holds) and partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardMemory {
     /// Write buffers.
@@ -212,6 +213,8 @@ pub struct ShardMemory {
     pub held_bytes_max: usize,
     /// Subscriptions.
     pub subscriptions_max: usize,
+    /// What is remembered of producers.
+    pub producers: ProducerBounds,
 }
 
 impl ShardMemory {
@@ -229,24 +232,31 @@ impl ShardMemory {
                 reads_max: 4,
                 held_bytes_max: 4 * read_buffer_bytes_max(64 * 1024),
                 subscriptions_max: 4096,
+                // A small crowd reaches this bound and that of a partition.
+                producers: ProducerBounds {
+                    producers_max: PRODUCERS_PER_PARTITION_MAX + 16,
+                    places_max: bytes / KIB,
+                },
             };
         }
         let region_bytes = 2 * CHUNK_BYTES_MAX;
-        let regions_max = (bytes / 2 / region_bytes).clamp(3, 64);
+        let regions_max = (bytes * 3 / 8 / region_bytes).clamp(3, 64);
         let receive_buffer_bytes = 64 * 1024;
         let receive_buffers = (bytes / 4 / receive_buffer_bytes)
             .clamp(32, 4096)
             .next_power_of_two();
-        let receive_buffers = if receive_buffers * receive_buffer_bytes > bytes / 3 {
+        let receive_buffers = if receive_buffers * receive_buffer_bytes > bytes * 3 / 10 {
             receive_buffers / 2
         } else {
             receive_buffers
         };
         let footer_cache_bytes = bytes / 16;
+        let producers = ProducerBounds::of(bytes / 8);
         let rest = bytes
             .saturating_sub(regions_max * region_bytes)
             .saturating_sub(receive_buffers * receive_buffer_bytes)
-            .saturating_sub(footer_cache_bytes);
+            .saturating_sub(footer_cache_bytes)
+            .saturating_sub(producers.bytes());
         let read = read_buffer_bytes_max(MIB);
         let held_bytes_max = (rest * 2 / 3).max(2 * read);
         Self {
@@ -261,6 +271,7 @@ impl ShardMemory {
             reads_max: (held_bytes_max / read).clamp(2, 64),
             held_bytes_max,
             subscriptions_max: bytes / BYTES_PER_SUBSCRIPTION,
+            producers,
         }
     }
 }
@@ -353,6 +364,7 @@ mod tests {
             let buffers = memory.regions_max * memory.region_bytes
                 + memory.receive_buffers * memory.receive_buffer_bytes
                 + memory.footer_cache_bytes
+                + memory.producers.bytes()
                 + memory.held_bytes_max;
             let reads = memory.reads_max * read_buffer_bytes_max(memory.read_bytes_max);
             assert!(

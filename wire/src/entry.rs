@@ -78,7 +78,7 @@ coded!(
 coded!(
     /// Why a producer is no longer remembered.
     pub enum ExpireReason: u32 {
-        /// The partition remembers as many as it may, and this one was silent longest.
+        /// The partition, or its shard, remembers as many as it may, and this one was silent for longer than others.
         Room = 1,
         /// Silent for longer than producers are remembered.
         Silence = 2,

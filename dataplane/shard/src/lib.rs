@@ -13,6 +13,7 @@ mod partition;
 mod partitions;
 mod produce;
 mod producer;
+mod producer_room;
 mod reads;
 mod replay;
 mod requests;
@@ -26,5 +27,6 @@ mod undurable;
 
 pub use metrics::{Kind, Metric, Metrics};
 pub use partition::Partition;
+pub use producer_room::ProducerBounds;
 pub use reads::read_buffer_bytes_max;
 pub use shard::{Shard, ShardConfig, ShardError};

@@ -264,7 +264,7 @@ impl Shard {
         Ok(placed)
     }
 
-    /// Expires the producer that a full partition must forget before it can take another.
+    /// Expires a producer that must be forgotten before another can be remembered.
     ///
     /// # Errors
     /// When the journal cannot take the entry now.
@@ -281,9 +281,14 @@ impl Shard {
         let placed =
             self.control_entry(now, key, slot, EntryKind::ProducerExpire, &body.to_bytes())?;
         let partition = self.partitions.at(index);
-        partition.durable.producers.expire(body.producer_id);
+        let mut room = self.producer_room.of(index);
+        partition
+            .durable
+            .producers
+            .expire(body.producer_id, &mut room);
         partition.durable.applied = placed.end;
         self.touch(index);
+        self.metrics.producers_expired_total.add(1);
         Ok(())
     }
 
@@ -573,6 +578,9 @@ impl Shard {
         let stats = self.journal.stats();
         let metrics = &self.metrics;
         metrics.batches_undurable.set(self.undurable.len() as u64);
+        let room = &self.producer_room;
+        metrics.producers.set(room.producers() as u64);
+        metrics.producer_places.set(room.places() as u64);
         metrics.connections.set(self.connections.len() as u64);
         metrics
             .connections_waiting

@@ -41,6 +41,8 @@ metrics! {
     Counter batches_acked_total,
     /// Retries that were answered with the first answer.
     Counter duplicates_total,
+    /// Retries of batches that were appended, of which nobody knows where any more.
+    Counter duplicates_forgotten_total,
     /// Requests answered with an error.
     Counter errors_total,
     /// Batches delivered to subscribers.
@@ -65,6 +67,16 @@ metrics! {
     Gauge subscriptions,
     /// Partitions held.
     Gauge partitions,
+    /// Producers remembered, each counted once for every partition that remembers it.
+    Gauge producers,
+    /// Producers forgotten because their partition, or the shard, remembers as many as it may.
+    Counter producers_expired_total,
+    /// Those of them that went because the shard's memory allows no more.
+    Counter producers_expired_for_memory_total,
+    /// Places of batches remembered for retries, beyond each producer's last.
+    Gauge producer_places,
+    /// Producers of whose batches only the last one's place is still remembered: the shard has no room for more.
+    Counter producer_windows_cut_total,
     /// Connections whose next frame waits for room in the journal or the mesh.
     Gauge connections_waiting,
     /// Batches appended and not yet durable.

@@ -3,6 +3,7 @@
 //! in the rooms beside. Invariants: start <= visible <= end; offsets are dense; append times never go back.
 
 use crate::producer::{PRODUCERS_PER_CELL, Producer, Producers, Remembered};
+use crate::producer_room::RoomOf;
 use crate::retention::{Mark, Marks};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -149,7 +150,7 @@ impl Partition {
 
 /// A batch as it changes a partition's durable state.
 #[derive(Clone, Copy, Debug)]
-pub struct Appended {
+pub(crate) struct Appended {
     /// Its first offset.
     pub base: Offset,
     /// Its records.
@@ -177,7 +178,7 @@ pub struct Appended {
 impl Appended {
     /// The batch of a placed header whose entry ends at `end`.
     #[must_use]
-    pub fn from_header(header: &BatchHeader, end: Lsn) -> Self {
+    pub(crate) fn from_header(header: &BatchHeader, end: Lsn) -> Self {
         Self {
             base: header.base_offset(),
             records: header.record_count(),
@@ -205,7 +206,12 @@ impl Durable {
     ///
     /// # Panics
     /// When its offsets are not the next: an offset is never given twice.
-    pub fn append(&mut self, batch: &Appended, stream: Option<&Stream>) -> bool {
+    pub(crate) fn append(
+        &mut self,
+        batch: &Appended,
+        stream: Option<&Stream>,
+        room: &mut RoomOf<'_>,
+    ) -> bool {
         assert_eq!(batch.base, self.end, "offsets are dense");
         let marked = stream.is_some_and(|stream| {
             let mark = Mark {
@@ -232,6 +238,7 @@ impl Durable {
                 batch.producer_epoch,
                 batch.producer_seq,
                 place,
+                room,
             );
         }
         self.applied = batch.end;
@@ -274,8 +281,9 @@ impl Durable {
             into.extend_from_slice(&producer.id.get().to_le_bytes());
             into.extend_from_slice(&producer.epoch.get().to_le_bytes());
             into.extend_from_slice(&producer.last_seq.get().to_le_bytes());
-            put_count(into, producer.window.len());
-            for place in &producer.window {
+            let window = producer.window();
+            put_count(into, window.len());
+            for place in window {
                 for word in [
                     place.base_offset.get(),
                     place.append_time_us,
@@ -350,12 +358,7 @@ pub(crate) fn decode_producers(bytes: &[u8]) -> Option<Vec<Producer>> {
                 producer_crc: reader.u32()?,
             });
         }
-        producers.push(Producer {
-            id,
-            epoch,
-            last_seq,
-            window,
-        });
+        producers.push(Producer::new(id, epoch, last_seq, window));
     }
     (reader.0.is_empty() && producers.len() <= PRODUCERS_PER_CELL).then_some(producers)
 }
@@ -440,9 +443,15 @@ pub(crate) fn key_of_cell(bytes: &[u8]) -> Option<PartitionKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::partitions::Index;
+    use crate::producer_room::{ProducerBounds, ProducerRoom};
     use tiderace_base::catalogue::{Durability, Retention};
     use tiderace_base::ids::TenantId;
     use tiderace_base::prng::Prng;
+
+    fn room() -> ProducerRoom {
+        ProducerRoom::new(ProducerBounds::of(1 << 20))
+    }
 
     fn random(seed: u64) -> Durable {
         let mut prng = Prng::new(seed);
@@ -458,6 +467,7 @@ mod tests {
             },
             created_us: 0,
         };
+        let mut room = room();
         let mut durable = Durable::default();
         let mut seqs = [0_u64; 3];
         for n in 0..prng.below(300) {
@@ -476,10 +486,11 @@ mod tests {
                 end: Lsn::new(4096 * (n + 1)),
             };
             seqs[who] += 1;
-            durable.append(&batch, Some(&stream));
+            durable.append(&batch, Some(&stream), &mut room.of(Index::FIRST));
         }
         if prng.chance(1, 2) {
-            durable.producers.expire(ProducerId::new(1));
+            let mut room = room.of(Index::FIRST);
+            durable.producers.expire(ProducerId::new(1), &mut room);
         }
         durable
     }
@@ -492,11 +503,16 @@ mod tests {
             durable.encode(&mut bytes);
             let (mut decoded, producers) = Durable::decode(&bytes).expect("it is one");
             assert_eq!(producers, durable.producers.known().len());
+            let mut room = room();
             for group in 0..durable.producers.groups() {
                 let mut cell = Vec::new();
                 durable.encode_producers(group, &mut cell);
                 for producer in decode_producers(&cell).expect("it is one") {
-                    decoded.producers.restore(producer).expect("in order");
+                    let mut room = room.of(Index::FIRST);
+                    decoded
+                        .producers
+                        .restore(producer, &mut room)
+                        .expect("in order");
                 }
                 for cut in 0..cell.len() {
                     assert_eq!(decode_producers(&cell[..cut]), None);

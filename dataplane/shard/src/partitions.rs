@@ -11,6 +11,16 @@ use tiderace_storage::Starts;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Index(u32);
 
+impl Index {
+    /// The first place.
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// The place after this one.
+    pub(crate) const fn after(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// The table.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {

@@ -65,8 +65,19 @@ pub(crate) struct Accepted {
     place: Remembered,
     epoch: Epoch,
     next: Offset,
-    duplicate: bool,
+    known_as: KnownAs,
     durability: Durability,
+}
+
+/// What a batch that is in the journal is to its producer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum KnownAs {
+    /// It was just appended.
+    New,
+    /// It was appended before, at this place.
+    Duplicate,
+    /// It was appended before, nobody knows where: below this place.
+    Forgotten,
 }
 
 /// Copies the first bytes of a batch, which may lie in several pieces.
@@ -160,7 +171,8 @@ impl Shard {
         let appended = Appended::from_header(&placed_header, placed.end);
         let stream = partition.stream.as_deref();
         let durability = stream.map_or(Durability::Local, |stream| stream.durability);
-        let marked = partition.durable.append(&appended, stream);
+        let mut room = self.producer_room.of(index);
+        let marked = partition.durable.append(&appended, stream, &mut room);
         if marked && !partition.grown {
             partition.grown = true;
             self.grown.partitions.push(index);
@@ -205,13 +217,14 @@ impl Shard {
             place: remembered,
             epoch,
             next,
-            duplicate: false,
+            known_as: KnownAs::New,
             durability,
         })
     }
 
-    /// Expires a producer where a new one has no room beside it: only for a batch that will be appended. A copy of it is
-    /// checked first, and taken back, for its place comes behind the entry that says who was expired.
+    /// Makes room for what will be remembered of a batch. Where a new producer has none, another one is expired: only for a
+    /// batch that will be appended. A copy of it is checked first, and taken back, for its place comes behind the entry that
+    /// says who was expired.
     fn make_way(
         &mut self,
         now: Now,
@@ -219,8 +232,26 @@ impl Shard {
         header: &BatchHeader,
         pieces: &[Bytes],
     ) -> Result<(), Rejected> {
+        let id = header.producer_id();
         let producers = &self.partitions.at(index).durable.producers;
-        let Some(oldest) = producers.must_expire(header.producer_id()) else {
+        if let Some(known) = producers.get(id) {
+            if known.asks_for_places()
+                && self
+                    .producer_room
+                    .make_places(&mut self.partitions, index, id)
+            {
+                self.metrics.producer_windows_cut_total.add(1);
+            }
+            return Ok(());
+        }
+        let of_partition = producers.must_expire(id).map(|oldest| (index, oldest));
+        let for_memory = of_partition.is_none() && self.producer_room.is_full();
+        let victim = if for_memory {
+            self.producer_room.silent_longest(&self.partitions)
+        } else {
+            of_partition
+        };
+        let Some((whose, oldest)) = victim else {
             return Ok(());
         };
         let body = ProducerExpire {
@@ -234,7 +265,10 @@ impl Shard {
         }
         check_payload(header, &draft.bytes()[BATCH_HEADER_BYTES..])?;
         drop(draft);
-        self.expire_producer(now, index, body)?;
+        self.expire_producer(now, whose, body)?;
+        self.metrics
+            .producers_expired_for_memory_total
+            .add(u64::from(for_memory));
         Ok(())
     }
 
@@ -315,32 +349,27 @@ impl Shard {
         };
         let partition = self.partitions.at(index);
         let producers = &partition.durable.producers;
+        let durability = partition
+            .stream
+            .as_ref()
+            .map_or(Durability::Local, |stream| stream.durability);
+        let earlier = |known_as, place: Remembered| {
+            let starts = partition.durable.epochs.starts().iter().rev();
+            let mut starts = starts.filter(|(_, start)| *start <= place.base_offset);
+            Accepted {
+                partition: index,
+                key: header.key(),
+                place,
+                epoch: starts.next().map_or(Epoch::ZERO, |(epoch, _)| *epoch),
+                next: partition.durable.end,
+                known_as,
+                durability,
+            }
+        };
         match producers.judge(&claim) {
             Verdict::Append => Ok(None),
-            Verdict::Duplicate(place) => {
-                let placed_epoch = partition
-                    .durable
-                    .epochs
-                    .starts()
-                    .iter()
-                    .rev()
-                    .find(|(_, start)| *start <= place.base_offset)
-                    .map_or(Epoch::ZERO, |(epoch, _)| *epoch);
-                let durability = partition
-                    .stream
-                    .as_ref()
-                    .map_or(Durability::Local, |stream| stream.durability);
-                Ok(Some(Accepted {
-                    partition: index,
-                    key: header.key(),
-                    place,
-                    epoch: placed_epoch,
-                    next: partition.durable.end,
-                    duplicate: true,
-                    durability,
-                }))
-            }
-            Verdict::Forgotten => Err(Rejected::code(ErrorCode::DuplicateForgotten)),
+            Verdict::Duplicate(place) => Ok(Some(earlier(KnownAs::Duplicate, place))),
+            Verdict::Forgotten { later } => Ok(Some(earlier(KnownAs::Forgotten, later))),
             Verdict::Gap { due } => Err(Rejected::Error {
                 code: ErrorCode::SequenceGap,
                 detail: due.get(),
@@ -372,21 +401,23 @@ impl Shard {
             place,
             epoch,
             next,
-            duplicate,
+            known_as,
             durability,
         } = accepted;
-        let flags = if duplicate {
-            AckFlags::DUPLICATE
-        } else {
-            AckFlags::NONE
-        };
-        let ack = Ack {
-            request,
-            base_offset: place.base_offset,
-            append_time_us: place.append_time_us,
-            epoch,
-            code: None,
-            flags,
+        let ack = match known_as {
+            KnownAs::New | KnownAs::Duplicate => Ack {
+                request,
+                base_offset: place.base_offset,
+                append_time_us: place.append_time_us,
+                epoch,
+                code: None,
+                flags: if known_as == KnownAs::New {
+                    AckFlags::NONE
+                } else {
+                    AckFlags::DUPLICATE
+                },
+            },
+            KnownAs::Forgotten => refusal(request, ErrorCode::DuplicateForgotten, 0),
         };
         let waiting = Waiting {
             waiter,
@@ -395,8 +426,11 @@ impl Shard {
         };
         // `memory` promises no disk: it is acknowledged as soon as it is journaled.
         let now_due = durability == Durability::Memory || place.end <= self.journal.durable_lsn();
-        if duplicate {
-            self.metrics.duplicates_total.add(1);
+        if known_as != KnownAs::New {
+            match known_as {
+                KnownAs::Forgotten => self.metrics.duplicates_forgotten_total.add(1),
+                KnownAs::New | KnownAs::Duplicate => self.metrics.duplicates_total.add(1),
+            }
             if now_due {
                 return Some(waiting);
             }

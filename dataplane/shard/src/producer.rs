@@ -1,9 +1,10 @@
 //! What a partition remembers of its producers, so that a retry is answered exactly: per producer its epoch, its last
-//! sequence, and the places of its last [`PRODUCER_WINDOW`] batches; and of those that it has forgotten how far their
-//! batches reach, so that none of them is stored again for a new one. Pure; never reads a clock: a producer is expired by
-//! an entry. Invariants: the window holds consecutive sequences that end at the last one; every batch at or past
-//! [`Producers::forgotten_end`] has its producer remembered.
+//! sequence, and the places of its last [`PRODUCER_WINDOW`] batches, as far as the shard has room for them; and of those that
+//! it has forgotten how far their batches reach, so that none of them is stored again for a new one. Pure; never reads a
+//! clock: a producer is expired by an entry. Invariants: the window holds consecutive sequences that end at the last one;
+//! every batch at or past [`Producers::forgotten_end`] has its producer remembered.
 
+use crate::producer_room::RoomOf;
 use std::collections::VecDeque;
 use tiderace_base::ids::ProducerId;
 use tiderace_base::limits::{PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
@@ -46,21 +47,170 @@ pub struct Claim {
 pub struct Producer {
     /// Its id.
     pub id: ProducerId,
+    // The last place lies flat here: a million producers that sent one batch each cost a cache line each, and no allocation.
+    base_offset: Offset,
+    append_time_us: u64,
+    end: Lsn,
+    producer_crc: u32,
     /// Its newest epoch.
     pub epoch: ProducerEpoch,
     /// Its last sequence.
     pub last_seq: ProducerSeq,
-    /// The places of its last batches, oldest first.
-    pub window: VecDeque<Remembered>,
+    /// The places of the batches before the last, oldest first; none before there is a second batch, nor once it was cut.
+    #[expect(
+        clippy::box_collection,
+        reason = "most have none, and a pointer is what keeps a producer within a cache line"
+    )]
+    earlier: Option<Box<VecDeque<Remembered>>>,
 }
 
+const _: () = assert!(
+    size_of::<Producer>() == 64,
+    "a producer is a cache line: there may be a million"
+);
+
+/// What a producer costs without its earlier places: itself, and the part of its list that is not filled.
+pub(crate) const PRODUCER_BYTES: usize = size_of::<Producer>() * (LIST_SLACK + 1) / LIST_SLACK;
+
+/// A list of producers that is full grows by this part of itself.
+const LIST_SLACK: usize = 8;
+
+/// Places before the last, at most.
+const EARLIER_MAX: usize = PRODUCER_WINDOW - 1;
+/// Places for which a window first has room; each step doubles it.
+const EARLIER_MIN: usize = 7;
+/// A window that cannot grow asks for another to be cut once in so many batches.
+const ASKS_EVERY: u64 = 8;
+/// What the list of earlier places costs itself, in places.
+const LIST_PLACES: usize = 2;
+
+const _: () = assert!(
+    size_of::<VecDeque<Remembered>>() + 2 * 16 <= LIST_PLACES * size_of::<Remembered>(),
+    "a window's list is counted, with what the allocator adds to its two pieces"
+);
+
 impl Producer {
+    /// A producer whose last batches went to these places.
+    ///
+    /// # Panics
+    /// When there is none, or more than a window's.
+    #[must_use]
+    pub(crate) fn new(
+        id: ProducerId,
+        epoch: ProducerEpoch,
+        last_seq: ProducerSeq,
+        mut window: VecDeque<Remembered>,
+    ) -> Self {
+        assert!(
+            window.len() <= PRODUCER_WINDOW,
+            "a window has at most {PRODUCER_WINDOW} places"
+        );
+        let last = window
+            .pop_back()
+            .expect("a known producer has sent a batch");
+        Self {
+            id,
+            base_offset: last.base_offset,
+            append_time_us: last.append_time_us,
+            end: last.end,
+            producer_crc: last.producer_crc,
+            epoch,
+            last_seq,
+            earlier: (!window.is_empty()).then(|| Box::new(window)),
+        }
+    }
+
+    /// Where its last batch went.
+    #[must_use]
+    pub const fn last(&self) -> Remembered {
+        Remembered {
+            base_offset: self.base_offset,
+            append_time_us: self.append_time_us,
+            end: self.end,
+            producer_crc: self.producer_crc,
+        }
+    }
+
+    /// The places of its last batches, oldest first; at least one.
+    pub fn window(&self) -> impl ExactSizeIterator<Item = Remembered> {
+        let earlier = self.earlier.as_deref();
+        let count = earlier.map_or(0, VecDeque::len) + 1;
+        (0..count).map(move |nth| {
+            let place = earlier.and_then(|earlier| earlier.get(nth));
+            place.copied().unwrap_or_else(|| self.last())
+        })
+    }
+
     /// Where the batch of this sequence went; `None` outside the window.
     #[must_use]
     pub fn remembered(&self, seq: ProducerSeq) -> Option<Remembered> {
         let back = usize::try_from(self.last_seq.distance_from(seq)?).ok()?;
-        let index = self.window.len().checked_sub(back + 1)?;
-        self.window.get(index).copied()
+        if back == 0 {
+            return Some(self.last());
+        }
+        let earlier = self.earlier.as_ref()?;
+        earlier.get(earlier.len().checked_sub(back)?).copied()
+    }
+
+    /// What its earlier places take of the shard's room.
+    pub(crate) fn places_held(&self) -> usize {
+        self.earlier
+            .as_ref()
+            .map_or(0, |earlier| earlier.capacity() + LIST_PLACES)
+    }
+
+    /// Whether another's window may be cut so that its own can grow: now and then, for where all are busy, whoever is cut
+    /// asks for as much again.
+    pub(crate) fn asks_for_places(&self) -> bool {
+        self.grows() && self.last_seq.get().is_multiple_of(ASKS_EVERY)
+    }
+
+    /// Whether the next batch makes its window grow, if there is room.
+    fn grows(&self) -> bool {
+        let earlier = self.earlier.as_ref();
+        earlier.is_none_or(|earlier| {
+            earlier.len() == earlier.capacity() && earlier.capacity() < EARLIER_MAX
+        })
+    }
+
+    /// Takes the place of its next batch. Without room for a larger window the oldest place goes.
+    fn next(&mut self, seq: ProducerSeq, place: Remembered, room: &mut RoomOf<'_>) {
+        if self.grows() {
+            let held = self.places_held();
+            let capacity = held.saturating_sub(LIST_PLACES);
+            let wanted = (2 * capacity + 1).clamp(EARLIER_MIN, EARLIER_MAX);
+            if room.take_places(wanted + LIST_PLACES - held) {
+                let earlier = self.earlier.get_or_insert_default();
+                earlier.reserve_exact(wanted - earlier.len());
+                assert_eq!(
+                    earlier.capacity(),
+                    wanted,
+                    "what was counted is what is taken"
+                );
+            }
+        }
+        let last = self.last();
+        if let Some(earlier) = &mut self.earlier {
+            if earlier.len() == earlier.capacity().min(EARLIER_MAX) {
+                earlier.pop_front();
+            }
+            earlier.push_back(last);
+        }
+        self.last_seq = seq;
+        self.set_last(place);
+    }
+
+    const fn set_last(&mut self, place: Remembered) {
+        self.base_offset = place.base_offset;
+        self.append_time_us = place.append_time_us;
+        self.end = place.end;
+        self.producer_crc = place.producer_crc;
+    }
+
+    /// Drops the earlier places.
+    fn cut(&mut self, room: &mut RoomOf<'_>) {
+        room.free_places(self.places_held());
+        self.earlier = None;
     }
 }
 
@@ -73,8 +223,11 @@ pub enum Verdict {
     Duplicate(Remembered),
     /// Another batch was appended under its number.
     Reused,
-    /// A batch of its number was appended before, too long ago to say where.
-    Forgotten,
+    /// A batch of its number was appended before, and where is forgotten: below this place.
+    Forgotten {
+        /// Where the producer's last batch went.
+        later: Remembered,
+    },
     /// A batch before it is missing: this sequence is due.
     Gap {
         /// The sequence that is due.
@@ -159,9 +312,10 @@ impl Producers {
             };
         }
         if seq <= producer.last_seq {
+            let later = producer.last();
             return producer
                 .remembered(seq)
-                .map_or(Verdict::Forgotten, Verdict::Duplicate);
+                .map_or(Verdict::Forgotten { later }, Verdict::Duplicate);
         }
         let due = producer.last_seq.advance(1);
         if seq == due {
@@ -178,74 +332,83 @@ impl Producers {
         if self.known.len() < PRODUCERS_PER_PARTITION_MAX || self.get(id).is_some() {
             return None;
         }
-        self.known.iter().min_by_key(|producer| {
-            (
-                producer.window.back().map_or(Lsn::ZERO, |last| last.end),
-                producer.id,
-            )
-        })
+        self.known.iter().min_by_key(|producer| producer.end)
     }
 
     /// Takes an appended batch.
     ///
     /// # Panics
-    /// When the batch is not the next of its producer: it was judged before.
-    pub fn appended(
+    /// When the batch is not the next of its producer, or one must be expired first: it was judged before.
+    pub(crate) fn appended(
         &mut self,
         id: ProducerId,
         epoch: ProducerEpoch,
         seq: ProducerSeq,
         place: Remembered,
+        room: &mut RoomOf<'_>,
     ) {
         assert_eq!(
             self.judge_number(id, epoch, seq),
             Verdict::Append,
             "only the next batch is appended"
         );
-        let index = match self.known.binary_search_by_key(&id, |known| known.id) {
+        match self.known.binary_search_by_key(&id, |known| known.id) {
             Ok(index) => {
                 let producer = &mut self.known[index];
-                if producer.epoch != epoch {
-                    producer.window.clear();
+                if producer.epoch == epoch {
+                    producer.next(seq, place, room);
+                } else {
+                    producer.cut(room);
+                    producer.epoch = epoch;
+                    producer.last_seq = seq;
+                    producer.set_last(place);
                 }
-                index
             }
             Err(index) => {
-                assert!(
-                    self.known.len() < PRODUCERS_PER_PARTITION_MAX,
-                    "one must be expired first"
-                );
-                self.known.insert(
-                    index,
-                    Producer {
-                        id,
-                        epoch,
-                        last_seq: seq,
-                        window: VecDeque::with_capacity(1),
-                    },
-                );
-                index
+                self.reserve();
+                let window = VecDeque::from([place]);
+                self.known
+                    .insert(index, Producer::new(id, epoch, seq, window));
+                room.joined(self.known.len());
             }
-        };
-        let producer = &mut self.known[index];
-        producer.epoch = epoch;
-        producer.last_seq = seq;
-        if producer.window.len() == PRODUCER_WINDOW {
-            producer.window.pop_front();
         }
-        producer.window.push_back(place);
+    }
+
+    /// Makes room for one more in the list, which grows by a part of itself.
+    fn reserve(&mut self) {
+        if self.known.len() == self.known.capacity() {
+            self.known
+                .reserve_exact((self.known.len() / LIST_SLACK).max(1));
+        }
     }
 
     /// Forgets a producer, as an entry says.
-    pub fn expire(&mut self, id: ProducerId) {
+    pub(crate) fn expire(&mut self, id: ProducerId, room: &mut RoomOf<'_>) {
         if let Ok(index) = self.known.binary_search_by_key(&id, |known| known.id) {
+            self.known[index].cut(room);
             let producer = self.known.remove(index);
-            let last = producer
-                .window
-                .back()
-                .expect("a known producer has a batch");
-            self.forgotten_end = self.forgotten_end.max(last.base_offset.advance(1));
+            room.left(1, self.known.len());
+            self.forgotten_end = self.forgotten_end.max(producer.base_offset.advance(1));
         }
+    }
+
+    /// Forgets everybody: the partition goes.
+    pub(crate) fn dropped(&mut self, room: &mut RoomOf<'_>) {
+        for producer in &mut self.known {
+            producer.cut(room);
+        }
+        if !self.known.is_empty() {
+            room.left(self.known.len(), 0);
+            self.known.clear();
+        }
+    }
+
+    /// Drops the earlier places of a producer.
+    ///
+    /// # Panics
+    /// When there are not so many producers.
+    pub(crate) fn cut(&mut self, nth: usize, room: &mut RoomOf<'_>) {
+        self.known[nth].cut(room);
     }
 
     /// Into how many groups a checkpoint divides them.
@@ -272,20 +435,25 @@ impl Producers {
         }
     }
 
-    /// Takes a producer from a checkpoint. Its window may be cut short, never be empty or too long.
+    /// Takes a producer from a checkpoint. Its window may be cut short, and is where there is no room for it.
     ///
     /// # Errors
-    /// When the window is such, or the producers do not come ordered by id: the cell is damaged.
-    pub fn restore(&mut self, producer: Producer) -> Result<(), ()> {
+    /// When the producers do not come ordered by id, or too many: the cell is damaged.
+    pub(crate) fn restore(
+        &mut self,
+        mut producer: Producer,
+        room: &mut RoomOf<'_>,
+    ) -> Result<(), ()> {
         let ordered = self.known.last().is_none_or(|last| last.id < producer.id);
-        if !ordered
-            || producer.window.is_empty()
-            || producer.window.len() > PRODUCER_WINDOW
-            || self.known.len() >= PRODUCERS_PER_PARTITION_MAX
-        {
+        if !ordered || self.known.len() >= PRODUCERS_PER_PARTITION_MAX {
             return Err(());
         }
+        if !room.take_places(producer.places_held()) {
+            producer.earlier = None;
+        }
+        self.reserve();
         self.known.push(producer);
+        room.joined(self.known.len());
         Ok(())
     }
 }
@@ -293,8 +461,14 @@ impl Producers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::partitions::Index;
+    use crate::producer_room::{ProducerBounds, ProducerRoom};
     use std::collections::BTreeMap;
     use tiderace_base::prng::Prng;
+
+    fn room() -> ProducerRoom {
+        ProducerRoom::new(ProducerBounds::of(1 << 20))
+    }
 
     fn place(offset: u64) -> Remembered {
         Remembered {
@@ -321,12 +495,14 @@ mod tests {
 
     #[test]
     fn verdicts() {
+        let mut room = room();
+        let mut room = room.of(Index::FIRST);
         let mut producers = Producers::default();
         let id = ProducerId::new(7);
         assert_eq!(producers.judge(&claim(id, ONE, 3, 3)), Verdict::Unknown);
         for seq in 0..200 {
             assert_eq!(producers.judge(&claim(id, ONE, seq, seq)), Verdict::Append);
-            producers.appended(id, ONE, ProducerSeq::new(seq), place(seq));
+            producers.appended(id, ONE, ProducerSeq::new(seq), place(seq), &mut room);
         }
         assert_eq!(
             producers.judge(&claim(id, ONE, 201, 201)),
@@ -342,14 +518,17 @@ mod tests {
             producers.judge(&claim(id, ONE, 72, 72)),
             Verdict::Duplicate(place(72))
         );
-        assert_eq!(producers.judge(&claim(id, ONE, 71, 71)), Verdict::Forgotten);
+        assert_eq!(
+            producers.judge(&claim(id, ONE, 71, 71)),
+            Verdict::Forgotten { later: place(199) }
+        );
         assert_eq!(
             producers.judge(&claim(id, TWO, 5, 5)),
             Verdict::Gap {
                 due: ProducerSeq::ZERO
             }
         );
-        producers.appended(id, TWO, ProducerSeq::ZERO, place(500));
+        producers.appended(id, TWO, ProducerSeq::ZERO, place(500), &mut room);
         assert_eq!(
             producers.judge(&claim(id, ONE, 199, 199)),
             Verdict::Fenced { newest: TWO }
@@ -358,12 +537,14 @@ mod tests {
             producers.judge(&claim(id, TWO, 0, 500)),
             Verdict::Duplicate(place(500))
         );
-        producers.expire(id);
+        producers.expire(id, &mut room);
         assert_eq!(producers.judge(&claim(id, TWO, 1, 501)), Verdict::Unknown);
     }
 
     #[test]
     fn the_longest_silent_is_expired_first() {
+        let mut room = room();
+        let mut room = room.of(Index::FIRST);
         let mut producers = Producers::default();
         for n in 0..PRODUCERS_PER_PARTITION_MAX as u64 {
             producers.appended(
@@ -371,30 +552,33 @@ mod tests {
                 ONE,
                 ProducerSeq::ZERO,
                 place((n + 500) % 1024),
+                &mut room,
             );
         }
         let stranger = ProducerId::new(u128::MAX);
         let oldest = producers.must_expire(stranger).expect("full").clone();
-        assert_eq!(oldest.window[0].base_offset, Offset::ZERO);
+        assert_eq!(oldest.last().base_offset, Offset::ZERO);
         assert_eq!(producers.must_expire(ProducerId::new(3)), None);
-        producers.expire(oldest.id);
+        producers.expire(oldest.id, &mut room);
         assert_eq!(producers.must_expire(stranger), None);
     }
 
     #[test]
     fn another_batch_under_a_remembered_number_is_no_repeat_of_it() {
         // P-18
+        let mut room = room();
+        let mut room = room.of(Index::FIRST);
         let mut producers = Producers::default();
         let id = ProducerId::new(7);
         for seq in 0..200 {
-            producers.appended(id, ONE, ProducerSeq::new(seq), place(seq));
+            producers.appended(id, ONE, ProducerSeq::new(seq), place(seq), &mut room);
         }
         for seq in 72..200 {
             assert_eq!(producers.judge(&claim(id, ONE, seq, 1000)), Verdict::Reused);
         }
         assert_eq!(
             producers.judge(&claim(id, ONE, 71, 1000)),
-            Verdict::Forgotten,
+            Verdict::Forgotten { later: place(199) },
             "no acknowledgement either where the first batch's checksum is forgotten"
         );
     }
@@ -402,16 +586,18 @@ mod tests {
     #[test]
     fn a_first_batch_that_may_have_been_forgotten_is_not_appended_again() {
         // P-19
+        let mut room = room();
+        let mut room = room.of(Index::FIRST);
         let mut producers = Producers::default();
         let (gone, known, fresh) = (ProducerId::new(7), ProducerId::new(8), ProducerId::new(9));
         let begins = |id, epoch, since| Claim {
             since: Offset::new(since),
             ..claim(id, epoch, 0, 40)
         };
-        producers.appended(known, ONE, ProducerSeq::ZERO, place(30));
-        producers.appended(gone, ONE, ProducerSeq::ZERO, place(40));
+        producers.appended(known, ONE, ProducerSeq::ZERO, place(30), &mut room);
+        producers.appended(gone, ONE, ProducerSeq::ZERO, place(40), &mut room);
         assert_eq!(producers.judge(&begins(fresh, ONE, 0)), Verdict::Append);
-        producers.expire(gone);
+        producers.expire(gone, &mut room);
         assert_eq!(producers.forgotten_end(), Offset::new(41));
         for id in [gone, fresh] {
             assert_eq!(producers.judge(&begins(id, ONE, 40)), Verdict::Unknown);
@@ -424,7 +610,7 @@ mod tests {
         );
         assert_eq!(producers.judge(&begins(known, TWO, 41)), Verdict::Append);
         // What comes later does not become older by forgetting what was before it.
-        producers.expire(known);
+        producers.expire(known, &mut room);
         assert_eq!(producers.forgotten_end(), Offset::new(41));
     }
 
@@ -433,6 +619,8 @@ mod tests {
     fn a_retry_is_answered_with_the_first_answer() {
         for seed in 0..200 {
             let mut prng = Prng::new(seed);
+            let mut room = room();
+            let mut room = room.of(Index::FIRST);
             let mut producers = Producers::default();
             let mut model: BTreeMap<u128, Vec<u64>> = BTreeMap::new();
             let mut offset = 0;
@@ -451,6 +639,7 @@ mod tests {
                             ONE,
                             ProducerSeq::new(seq),
                             place(offset),
+                            &mut room,
                         );
                         sent.push(offset);
                         offset += 1;
@@ -458,7 +647,7 @@ mod tests {
                     Verdict::Duplicate(remembered) => {
                         assert_eq!(remembered, place(sent[seq as usize]));
                     }
-                    Verdict::Forgotten => assert!(due - seq > PRODUCER_WINDOW as u64),
+                    Verdict::Forgotten { .. } => assert!(due - seq > PRODUCER_WINDOW as u64),
                     Verdict::Gap { due: said } => assert!(seq > due && said.get() == due),
                     Verdict::Unknown => assert!(sent.is_empty() && seq > 0),
                     Verdict::Reused => panic!("the same bytes come again"),

@@ -6,6 +6,7 @@ use crate::partition::{
 };
 use crate::partitions::{Index, Partitions};
 use crate::producer::Producer;
+use crate::producer_room::{ProducerBounds, ProducerRoom};
 use std::collections::BTreeMap;
 use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::SLOTS;
@@ -72,6 +73,8 @@ impl HeldSlot {
 pub(crate) struct Rebuilt {
     /// Every partition found.
     pub partitions: Partitions,
+    /// What they remember of producers.
+    pub producer_room: ProducerRoom,
     /// Every slot of the zone; those that this shard never held are empty.
     pub slots: Vec<HeldSlot>,
     /// Batches found after the checkpoint.
@@ -87,10 +90,12 @@ pub(crate) struct Rebuilt {
     contradiction: Option<String>,
 }
 
-impl Default for Rebuilt {
-    fn default() -> Self {
+impl Rebuilt {
+    /// Nothing yet.
+    pub(crate) fn new(bounds: ProducerBounds) -> Self {
         Self {
             partitions: Partitions::default(),
+            producer_room: ProducerRoom::new(bounds),
             slots: vec![HeldSlot::default(); usize::from(SLOTS)],
             batches: 0,
             groups: BTreeMap::new(),
@@ -99,9 +104,7 @@ impl Default for Rebuilt {
             contradiction: None,
         }
     }
-}
 
-impl Rebuilt {
     /// Ends the rebuilding.
     ///
     /// # Errors
@@ -130,9 +133,10 @@ impl Rebuilt {
             let partition = self.partitions.at(index);
             partition.producer_cells = partition.producer_cells.max(group + 1);
             let known = &mut partition.durable.producers;
+            let mut room = self.producer_room.of(index);
             if producers
                 .into_iter()
-                .any(|producer| known.restore(producer).is_err())
+                .any(|producer| known.restore(producer, &mut room).is_err())
             {
                 self.contradict(format!(
                     "the producers of partition {name} are out of order in the checkpoint"
@@ -177,7 +181,14 @@ impl Rebuilt {
             self.orphans.entry(header.key()).or_insert(what);
             return;
         }
-        partition.durable.append(&batch, None);
+        let known = partition.durable.producers.get(batch.producer);
+        if known.is_some_and(Producer::asks_for_places) {
+            self.producer_room
+                .make_places(&mut self.partitions, index, batch.producer);
+        }
+        let partition = self.partitions.at(index);
+        let mut room = self.producer_room.of(index);
+        partition.durable.append(&batch, None, &mut room);
         partition.visible = partition.durable.end;
         partition.dirty = true;
         self.batches += 1;
@@ -297,13 +308,18 @@ impl Replay for Rebuilt {
                 if end > durable.applied
                     && let Ok(entry) = ProducerExpire::from_bytes(body)
                 {
-                    durable.producers.expire(entry.producer_id);
+                    let mut room = self.producer_room.of(index);
+                    durable.producers.expire(entry.producer_id, &mut room);
                     durable.applied = end;
                 }
             }
             EntryKind::PartitionDrop => {
                 self.slot_entry(end, header);
-                self.partitions.remove(header.key());
+                if let Some(index) = self.partitions.find(header.key()) {
+                    let producers = &mut self.partitions.at(index).durable.producers;
+                    producers.dropped(&mut self.producer_room.of(index));
+                    self.partitions.remove(header.key());
+                }
                 self.orphans.remove(&header.key());
             }
             EntryKind::GroupOffset

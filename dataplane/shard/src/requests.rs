@@ -319,9 +319,7 @@ impl Shard {
             known: known.is_some(),
             epoch: place.epoch,
             last_seq: known.map_or_else(Default::default, |producer| producer.last_seq),
-            last_offset: known
-                .and_then(|producer| producer.window.back())
-                .map_or(Offset::ZERO, |last| last.base_offset),
+            last_offset: known.map_or(Offset::ZERO, |producer| producer.last().base_offset),
             end: held.map_or(Offset::ZERO, |held| held.durable.end),
         };
         conn.push_reply(|id, out| reply.encode(out, id));

@@ -7,6 +7,7 @@ use crate::maintenance::Grown;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Index, Partitions};
+use crate::producer_room::{ProducerBounds, ProducerRoom};
 use crate::reads::{Reads, read_buffer_bytes_max};
 use crate::replay::{HeldSlot, Rebuilt};
 use crate::retention::AgeClock;
@@ -47,6 +48,8 @@ pub struct ShardConfig {
     pub subscriptions_max: usize,
     /// Bytes of one send to a subscriber.
     pub send_bytes_max: usize,
+    /// What is remembered of producers.
+    pub producers: ProducerBounds,
 }
 
 /// Why a shard could not be opened.
@@ -120,6 +123,7 @@ pub struct Shard {
     pub(crate) journal: Journal,
     pub(crate) slots: Vec<HeldSlot>,
     pub(crate) partitions: Partitions,
+    pub(crate) producer_room: ProducerRoom,
     pub(crate) connections: Connections,
     pub(crate) undurable: Undurable,
     pub(crate) reads: Reads,
@@ -190,7 +194,7 @@ impl Shard {
             config.held_bytes_max >= 2 * read_buffer_bytes_max(config.read_bytes_max),
             "a read may be under way while another is being sent"
         );
-        let mut rebuilt = Rebuilt::default();
+        let mut rebuilt = Rebuilt::new(config.producers);
         let journal = tiderace_storage::open(disk, settings, now, &mut rebuilt)
             .map_err(ShardError::Journal)?;
         let rebuilt = rebuilt.finish().map_err(ShardError::Contradiction)?;
@@ -211,6 +215,7 @@ impl Shard {
             journal,
             slots: rebuilt.slots,
             partitions: rebuilt.partitions,
+            producer_room: rebuilt.producer_room,
             connections: Connections::default(),
             undurable: Undurable::default(),
             reads: Reads::new(config.reads_max),

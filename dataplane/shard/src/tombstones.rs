@@ -75,11 +75,13 @@ impl Shard {
         self.reclaim_at = Some(placed.end);
         self.tombstones.drops_end = placed.end;
         let mut groups = 0;
-        if let Some(partition) = self.partitions.remove(key) {
+        if let Some(index) = self.partitions.find(key) {
+            let producers = &mut self.partitions.at(index).durable.producers;
+            let groups_now = producers.groups();
+            producers.dropped(&mut self.producer_room.of(index));
+            let partition = self.partitions.remove(key).expect("it was just found");
             // A checkpoint under way may have taken more of them than the last one that it knows of.
-            groups = partition
-                .producer_cells
-                .max(partition.durable.producers.groups());
+            groups = partition.producer_cells.max(groups_now);
             self.end_subscriptions(&partition, ErrorCode::UnknownStream);
         }
         self.retained.remove(&key);

@@ -218,6 +218,11 @@ pub enum Observation {
         /// What.
         what: String,
     },
+    /// A node says that it holds a batch, and not where.
+    Stored {
+        /// Which.
+        batch: BatchName,
+    },
     /// A node no longer knows what it had acknowledged to a producer.
     Forgotten {
         /// The newest batch that was acknowledged.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use sim::node::OneNode;
 use sim::run::{Options, Report, Scenario, run};
 use sim::toy::Toy;
+use sim::world::Counted;
 use sim::world::faults::{Fault, Fired};
 
 const HELP: &str = "\
@@ -91,6 +92,7 @@ struct Summary {
     restarts: u64,
     simulated_ns: u128,
     fired: Fired,
+    counted: Counted,
 }
 
 impl Summary {
@@ -105,6 +107,9 @@ impl Summary {
         self.restarts += report.counts.restarts;
         self.simulated_ns += u128::from(report.simulated_ns);
         self.fired.add(&report.fired);
+        for (name, count) in &report.counted {
+            *self.counted.entry(name).or_default() += count;
+        }
     }
 
     fn print(&self, took: Duration) {
@@ -131,6 +136,12 @@ impl Summary {
             .map(|fault| format!("{} {}", fault.name(), self.fired.count(fault)))
             .collect();
         println!("faults fired: {}", fired.join(", "));
+        let counted: Vec<String> = self
+            .counted
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        println!("nodes counted: {}", counted.join(", "));
     }
 }
 

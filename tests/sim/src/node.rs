@@ -6,25 +6,27 @@ use std::sync::{Arc, Mutex};
 
 use tiderace_base::catalogue::{Durability, Retention};
 use tiderace_base::ids::{BootId, ShardId};
-use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, SEGMENT_BYTES_MIN};
+use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, KIB, SEGMENT_BYTES_MIN};
 use tiderace_base::mesh::Peer;
 use tiderace_base::operation::Machine;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
 use tiderace_node::{NodeConfig, boot};
-use tiderace_shard::{Metrics, Shard};
+use tiderace_shard::{Kind, Metrics, Shard};
 
 use crate::run::Scenario;
 pub use crate::workload::Habit;
 use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain, populate_stalls};
 use crate::world::disk::SimDisk;
-use crate::world::{BootError, Program, World};
+use crate::world::{BootError, Counted, Program, World};
 
 /// The program: one node with some shards.
 #[derive(Clone, Debug)]
 struct Tiderace {
     config: NodeConfig,
-    /// What the shards of this run count.
+    /// What the shards of earlier starts counted.
+    counted: Counted,
+    /// What the shards of this start count.
     metrics: Vec<Arc<Metrics>>,
     /// Where whoever runs the scenario finds that.
     shared: Option<SharedMetrics>,
@@ -49,6 +51,7 @@ impl Tiderace {
                 node_id: None,
                 small_chunks: true,
             },
+            counted: Counted::new(),
             metrics: Vec::new(),
             shared: None,
         }
@@ -74,6 +77,7 @@ impl Program for Tiderace {
         let boot_id = BootId::new(Prng::new(seed).next_u64());
         let node = boot(control_disk, shard_disks, &self.config, boot_id, seed, now)
             .map_err(|error| BootError::Refused(error.to_string()))?;
+        self.counted = self.counted();
         self.metrics = node.shards.iter().map(Shard::metrics).collect();
         if let Some(shared) = &self.shared {
             shared
@@ -93,6 +97,18 @@ impl Program for Tiderace {
         let each = self.metrics.iter();
         each.map(|metrics| metrics.partitions_unknown.get()).sum()
     }
+
+    fn counted(&self) -> Counted {
+        let mut counted = self.counted.clone();
+        for metrics in &self.metrics {
+            metrics.each(|name, _, kind, value| {
+                if kind == Kind::Counter {
+                    *counted.entry(name).or_default() += value;
+                }
+            });
+        }
+        counted
+    }
 }
 
 /// One node, its streams and its clients.
@@ -110,6 +126,7 @@ impl OneNode {
             streams: (0..streams)
                 .map(|number| StreamPlan::draw(number, prng))
                 .collect(),
+            crowded: false,
         }
     }
 }
@@ -119,7 +136,10 @@ impl Scenario for OneNode {
         let zone = Self::zone(seed);
         let prng = &mut Prng::new(!seed);
         let segment_bytes = SEGMENT_BYTES_MIN << prng.below(3);
-        world.add_node(Box::new(Tiderace::new(zone.shards, segment_bytes)));
+        let mut program = Tiderace::new(zone.shards, segment_bytes);
+        // From room for half a window of places to room for more than there are.
+        program.config.memory_bytes = usize::from(zone.shards) * ((64 * KIB) << prng.below(6));
+        world.add_node(Box::new(program));
         populate(world, &zone, prng);
     }
 

@@ -10,7 +10,7 @@ use crate::history::Observation;
 use crate::properties::{Judge, Violation};
 use crate::world::faults::{Faults, Fired};
 use crate::world::scheduler::Counts;
-use crate::world::{Setup, World};
+use crate::world::{Counted, Setup, World};
 
 /// The time within which everybody must reach their goal once faults have stopped. A reader that was cut off waits for
 /// its peer's keepalive, a disk for its stall: both end within ten seconds.
@@ -52,6 +52,8 @@ pub struct Report {
     pub delivered: u64,
     /// Faults that fired.
     pub fired: Fired,
+    /// What the nodes counted about themselves.
+    pub counted: Counted,
     /// How long it took in simulated nanoseconds.
     pub simulated_ns: u64,
     /// What was broken, if anything was.
@@ -88,6 +90,7 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
         acknowledged: world.judge.acknowledged(),
         delivered: world.judge.delivered(),
         fired: *world.faults.fired(),
+        counted: world.counted(),
         simulated_ns: world.now_ns(),
         violation: world.judge.violation().cloned(),
     }

@@ -3,8 +3,8 @@
 
 use sim::node::OneNode;
 use sim::run::{Options, Scenario, run};
-use sim::world::World;
 use sim::world::faults::{Fault, Faults};
+use sim::world::{Counted, World};
 use tiderace_base::prng::Prng;
 
 const SEEDS: u64 = 60;
@@ -13,6 +13,7 @@ const SEEDS: u64 = 60;
 fn fixed_seeds_break_no_property_and_are_the_same_twice() {
     let mut acknowledged = 0;
     let mut restarts = 0;
+    let mut counted = Counted::new();
     for seed in 0..SEEDS {
         let report = run(&OneNode, seed, Options::default());
         assert_eq!(
@@ -26,11 +27,24 @@ fn fixed_seeds_break_no_property_and_are_the_same_twice() {
         );
         acknowledged += report.acknowledged;
         restarts += report.counts.restarts;
+        for (name, count) in report.counted {
+            *counted.entry(name).or_default() += count;
+        }
     }
     assert!(
         acknowledged > 10 * SEEDS && restarts > SEEDS,
         "the seeds do too little to show anything"
     );
+    let rare = [
+        "duplicates_total",
+        "journal_segments_recycled_total",
+        "producers_expired_total",
+        "producers_expired_for_memory_total",
+        "producer_windows_cut_total",
+    ];
+    for name in rare {
+        assert!(counted[name] > 0, "no seed comes to {name}");
+    }
 }
 
 /// The same node on disks that do not keep what they promise.

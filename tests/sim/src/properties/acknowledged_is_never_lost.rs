@@ -1,8 +1,9 @@
 //! What was acknowledged is there: at the offset that the acknowledgement named, with the content that was sent, to every
-//! reader that passes it, whatever happened to the node in between. Acknowledgements of `memory` streams end with the
-//! process; retention may take what is old, where the stream has one.
+//! reader that passes it, whatever happened to the node in between; and what a node said to hold without saying where is
+//! somewhere. Acknowledgements of `memory` streams end with the process; retention may take what is old, where the stream
+//! has one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tiderace_base::ids::PartitionKey;
 
@@ -31,6 +32,8 @@ pub(super) struct Checker {
     streams: Streams,
     submitted: BTreeMap<BatchName, (u32, u64)>,
     acknowledged: BTreeMap<PartitionKey, BTreeMap<u64, Content>>,
+    /// What a node said to hold without saying where.
+    stored: BTreeMap<PartitionKey, BTreeSet<BatchName>>,
     readers: BTreeMap<Reader, Reading>,
 }
 
@@ -159,6 +162,19 @@ impl Property for Checker {
                         ));
                     }
                 }
+                let whole = reading.from == 0 && !self.streams.trims(*partition);
+                let stored = self.stored.get(partition).filter(|_| whole);
+                let seen: BTreeSet<BatchName> = reading.seen.values().flatten().copied().collect();
+                let missing = stored.and_then(|stored| stored.difference(&seen).next());
+                if let Some(batch) = missing {
+                    return Err(format!(
+                        "a node said to hold {batch:?}; {reader:?} has read everything and has not seen it"
+                    ));
+                }
+            }
+            Observation::Stored { batch } => {
+                let stored = self.stored.entry(batch.partition).or_default();
+                stored.insert(*batch);
             }
             Observation::Forgotten { batch } if !self.streams.is_volatile(batch.partition) => {
                 return Err(format!(
@@ -168,6 +184,8 @@ impl Property for Checker {
             Observation::NodeDied { .. } => {
                 let streams = &self.streams;
                 self.acknowledged
+                    .retain(|partition, _| !streams.is_volatile(*partition));
+                self.stored
                     .retain(|partition, _| !streams.is_volatile(*partition));
             }
             _ => {}
@@ -210,6 +228,19 @@ mod tests {
     fn a_producer_that_was_forgotten_is_noticed() {
         let forgotten = Observation::Forgotten { batch: batch(0) };
         let history = [submitted(0), acknowledged(0, 0, 1), died(), forgotten];
+        assert_refuses_the_last(&mut Checker::default(), &history);
+    }
+
+    #[test]
+    fn what_was_said_to_be_held_and_is_nowhere_is_noticed() {
+        let stored = |seq| Observation::Stored { batch: batch(seq) };
+        let (first, second) = (delivered(1, 0, 0, 1), read_through(2));
+        let read = [positioned(1, 0), first, second];
+        let mut history = vec![submitted(0), submitted(1), stored(0)];
+        history.extend(read.clone());
+        assert_accepts(&mut Checker::default(), &history);
+        let mut history = vec![submitted(0), submitted(1), stored(1)];
+        history.extend(read);
         assert_refuses_the_last(&mut Checker::default(), &history);
     }
 

@@ -1,6 +1,6 @@
-//! A crowd of producers that come once each, so that their partition forgets whoever came before them, and one whose first
-//! batch comes again afterwards, as a dead connection may deliver it late. It is never stored twice. And somebody who
-//! takes another's id and number for a batch of its own: that is never acknowledged. They have a stream to themselves.
+//! A crowd of producers that come once each, so that their partition, or its shard, forgets whoever came before them, and one
+//! whose first batch comes again afterwards, as a dead connection may deliver it late. It is never stored twice. And somebody
+//! who takes another's id and number for a batch of its own: that is never acknowledged. They have a stream to themselves.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,8 @@ use crate::world::{Actor, ActorEvent, MachineId, Port};
 
 const PATIENCE_NS: u64 = 5_000_000_000;
 const IN_FLIGHT_MAX: usize = 48;
+/// The partition of the one whose first batch comes again.
+const RETRIED_IN: u32 = 0;
 
 /// Where the partition was known to end, in which epoch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +52,7 @@ enum What {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     what: What,
+    partition: u32,
     /// The epoch that its frame named.
     epoch: u32,
 }
@@ -64,7 +67,8 @@ pub(crate) struct Crowd {
     connecting: bool,
     machine: MachineId,
     asked: BTreeMap<u64, Asked>,
-    reached: Reached,
+    /// For each partition.
+    reached: Vec<Reached>,
     retried: Option<Retried>,
     /// How many of the crowd are still to come in this round.
     left: usize,
@@ -74,6 +78,7 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     pub(crate) fn new(zone: Zone, prng: &mut Prng) -> Self {
+        let partitions = prng.range(1, 4) as u32;
         Self {
             machine: MachineId {
                 node: zone.node,
@@ -82,7 +87,7 @@ impl Crowd {
             zone,
             plan: StreamPlan {
                 path: "crowd/square".into(),
-                partitions: 1,
+                partitions,
                 durability: Durability::Local,
                 retention: Retention::default(),
             },
@@ -90,7 +95,7 @@ impl Crowd {
             session: None,
             connecting: false,
             asked: BTreeMap::new(),
-            reached: Reached::default(),
+            reached: vec![Reached::default(); partitions as usize],
             retried: None,
             left: 0,
             rounds: prng.range(1, 4) as u32,
@@ -98,12 +103,12 @@ impl Crowd {
         }
     }
 
-    fn name(&self, producer: u128) -> BatchName {
+    fn name(&self, partition: u32, producer: u128) -> BatchName {
         let stream = self.stream.as_ref().expect("it was created");
         BatchName {
             partition: PartitionKey {
                 stream: stream.id,
-                partition: PartitionIndex::new(0),
+                partition: PartitionIndex::new(partition),
             },
             producer,
             producer_epoch: 1,
@@ -134,11 +139,11 @@ impl Crowd {
         }
         let Some(retried) = self.retried.clone() else {
             let content = Content::draw(0, 1, 40, port.wall_us, port.prng);
-            self.left = PRODUCERS_PER_PARTITION_MAX + 8;
+            self.left = PRODUCERS_PER_PARTITION_MAX + 8 * self.reached.len();
             self.retried = Some(Retried {
                 id: port.prng.next_u128() | 1,
                 content,
-                since: self.reached,
+                since: self.reached[RETRIED_IN as usize],
                 placed: false,
             });
             return self.pump(port);
@@ -146,6 +151,7 @@ impl Crowd {
         if !retried.placed {
             self.send(
                 What::First,
+                RETRIED_IN,
                 retried.id,
                 &retried.content,
                 retried.since,
@@ -155,19 +161,29 @@ impl Crowd {
         }
         if self.left > PRODUCERS_PER_PARTITION_MAX && port.prng.chance(1, 4) {
             let content = Content::draw(0, 1, 40, port.wall_us, port.prng);
-            self.send(What::Impostor, retried.id, &content, retried.since, port);
+            self.send(
+                What::Impostor,
+                RETRIED_IN,
+                retried.id,
+                &content,
+                retried.since,
+                port,
+            );
             return;
         }
         while self.asked.len() < IN_FLIGHT_MAX.min(self.left) {
             let id = port.prng.next_u128() | 1;
             let content = Content::draw(0, 1, 8, port.wall_us, port.prng);
-            if !self.send(What::Member(id), id, &content, self.reached, port) {
+            let partition = port.prng.below(self.reached.len() as u64) as u32;
+            let since = self.reached[partition as usize];
+            if !self.send(What::Member(id), partition, id, &content, since, port) {
                 return;
             }
         }
         if self.left == 0 && self.asked.is_empty() {
             self.send(
                 What::Again,
+                RETRIED_IN,
                 retried.id,
                 &retried.content,
                 retried.since,
@@ -188,24 +204,30 @@ impl Crowd {
             return;
         };
         let id = session.send(port, |out, id| create.encode(out, id));
-        self.note(id, What::Create, 0);
+        self.note(id, What::Create, RETRIED_IN, 0);
     }
 
-    fn note(&mut self, id: MessageId, what: What, epoch: u32) {
-        self.asked.insert(id.get(), Asked { what, epoch });
+    fn note(&mut self, id: MessageId, what: What, partition: u32, epoch: u32) {
+        let asked = Asked {
+            what,
+            partition,
+            epoch,
+        };
+        self.asked.insert(id.get(), asked);
     }
 
     fn send(
         &mut self,
         what: What,
+        partition: u32,
         producer: u128,
         content: &Content,
         since: Reached,
         port: &mut Port<'_>,
     ) -> bool {
-        let name = self.name(producer);
+        let name = self.name(partition, producer);
         let (header, bytes, digest) = content.encode(&name);
-        let epoch = self.reached.epoch;
+        let epoch = self.reached[partition as usize].epoch;
         let Some(session) = &mut self.session else {
             return false;
         };
@@ -235,7 +257,7 @@ impl Crowd {
             produce.encode(out, id, flags, bytes.len());
             out.extend_from_slice(&bytes);
         });
-        self.note(id, what, epoch);
+        self.note(id, what, partition, epoch);
         true
     }
 
@@ -244,13 +266,14 @@ impl Crowd {
             return self.refused(asked, code, ack.base_offset.get());
         }
         let (epoch, next) = (ack.epoch.get(), ack.base_offset.get() + 1);
-        if epoch > self.reached.epoch {
-            self.reached = Reached {
+        let reached = &mut self.reached[asked.partition as usize];
+        if epoch > reached.epoch {
+            *reached = Reached {
                 epoch,
                 offset: next,
             };
-        } else if epoch == self.reached.epoch {
-            self.reached.offset = self.reached.offset.max(next);
+        } else if epoch == reached.epoch {
+            reached.offset = reached.offset.max(next);
         }
         let retried = self.retried.as_ref().map_or(0, |retried| retried.id);
         let producer = match asked.what {
@@ -274,7 +297,7 @@ impl Crowd {
             }
         };
         port.observe(Observation::Acknowledged {
-            batch: self.name(producer),
+            batch: self.name(asked.partition, producer),
             offset: ack.base_offset.get(),
             epoch,
             duplicate: ack.flags.is_duplicate(),
@@ -282,16 +305,17 @@ impl Crowd {
     }
 
     fn refused(&mut self, asked: Asked, code: ErrorCode, detail: u64) {
+        let reached = &mut self.reached[asked.partition as usize];
         match code {
             ErrorCode::FencedEpoch => {
                 let epoch = u32::try_from(detail).unwrap_or(0);
-                if epoch > self.reached.epoch {
-                    self.reached = Reached { epoch, offset: 0 };
+                if epoch > reached.epoch {
+                    *reached = Reached { epoch, offset: 0 };
                 }
             }
             ErrorCode::ProducerUnknown => {
-                if asked.epoch == self.reached.epoch {
-                    self.reached.offset = self.reached.offset.max(detail);
+                if asked.epoch == reached.epoch {
+                    reached.offset = reached.offset.max(detail);
                 }
                 match asked.what {
                     // Whether it is stored is not known: somebody else is the next to be forgotten.

@@ -79,6 +79,8 @@ pub(crate) struct Zone {
     /// Machines of the node that take connections; they are its first.
     pub(crate) shards: u16,
     pub(crate) streams: Vec<StreamPlan>,
+    /// Whether so many produce that a shard may have to forget anybody.
+    pub(crate) crowded: bool,
 }
 
 impl Zone {
@@ -93,6 +95,10 @@ impl Zone {
 
 /// Adds the clients of a run.
 pub(crate) fn populate(world: &mut World, zone: &Zone, prng: &mut Prng) {
+    let zone = &Zone {
+        crowded: prng.chance(1, 6),
+        ..zone.clone()
+    };
     world.add_actor(Box::new(Creator::new(zone.clone(), prng)));
     for _ in 0..prng.range(1, 5) {
         world.add_actor(Box::new(Producer::new(zone.clone(), prng)));
@@ -103,7 +109,7 @@ pub(crate) fn populate(world: &mut World, zone: &Zone, prng: &mut Prng) {
     if prng.chance(1, 2) {
         world.add_actor(Box::new(Intruder::new(zone.clone(), prng)));
     }
-    if prng.chance(1, 6) {
+    if zone.crowded {
         world.add_actor(Box::new(Crowd::new(zone.clone(), prng)));
     }
 }

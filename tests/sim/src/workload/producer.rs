@@ -41,6 +41,8 @@ struct Lane {
     newest_acked: Option<u64>,
     quiet_until_ns: u64,
     slot_epoch: u32,
+    /// Where the partition ended, in which slot epoch, when the producer epoch was begun.
+    since: (u32, u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +90,12 @@ impl Producer {
                     newest_acked: None,
                     quiet_until_ns: 0,
                     slot_epoch: 0,
+                    since: (0, 0),
                 };
                 (prng.below(u64::from(plan.partitions)) as u32, lane)
             })
             .collect();
+        let zone_is_crowded = zone.crowded;
         Self {
             machine: MachineId {
                 node: zone.node,
@@ -117,7 +121,8 @@ impl Producer {
                 1 | 2 => 5000,
                 _ => prng.range(8, 600),
             },
-            names_epochs: prng.chance(1, 2),
+            // Where anybody may be forgotten, an offset must be named, and it is one of an epoch.
+            names_epochs: prng.chance(1, 2) || zone_is_crowded,
             has_twin: prng.chance(1, 3),
             pace_ns: prng.range(200_000, 20_000_000),
             idle_wakes: 0,
@@ -153,6 +158,10 @@ impl Producer {
         self.session = None;
         self.asked.clear();
         for lane in self.lanes.values_mut() {
+            // What was asked is not answered any more: the next refusal asks again.
+            if lane.quiet_until_ns == u64::MAX {
+                lane.quiet_until_ns = 0;
+            }
             for made in lane.made.values_mut() {
                 made.sent = None;
             }
@@ -240,9 +249,11 @@ impl Producer {
             0
         };
         let producer_epoch = lane.producer_epoch;
+        let (since_epoch, since) = lane.since;
+        let since = if since_epoch == epoch { since } else { 0 };
         let content = lane.made[&seq].content.clone();
         let name = self.name(partition, producer_epoch, seq);
-        let Some(id) = self.send_batch(&name, &content, epoch, port) else {
+        let Some(id) = self.send_batch(&name, &content, epoch, since, port) else {
             return false;
         };
         self.asked.insert(id.get(), Asked::Batch(partition, seq));
@@ -261,6 +272,7 @@ impl Producer {
         name: &BatchName,
         content: &Content,
         epoch: u32,
+        since: u64,
         port: &mut Port<'_>,
     ) -> Option<MessageId> {
         let (header, bytes, digest): (BatchHeader, _, _) = content.encode(name);
@@ -277,7 +289,7 @@ impl Producer {
         let produce = Produce {
             epoch: Epoch::new(epoch),
             produce_slot: 0,
-            since: Offset::ZERO,
+            since: Offset::new(since),
         };
         let flags = Flags::of(header.attributes());
         Some(session.send(port, |out, id| {
@@ -307,7 +319,7 @@ impl Producer {
         let content = Content::draw(partition, self.plan.partitions, 20, port.wall_us, port.prng);
         // Far beyond whatever that epoch had sent: no retry of anything.
         let name = self.name(partition, producer_epoch, 1_000_000 + port.prng.below(1000));
-        if let Some(id) = self.send_batch(&name, &content, 0, port) {
+        if let Some(id) = self.send_batch(&name, &content, 0, 0, port) {
             self.asked.insert(id.get(), Asked::Twin(name));
         }
     }
@@ -442,6 +454,9 @@ impl Producer {
             return;
         }
         let due = ack.base_offset.get();
+        if code == ErrorCode::ProducerUnknown && self.zone.crowded {
+            return self.begin_at(partition, due, port);
+        }
         let oldest = lane.made.keys().next().copied().unwrap_or(seq);
         let forgotten = match code {
             ErrorCode::ProducerUnknown => oldest > 0,
@@ -460,6 +475,9 @@ impl Producer {
         match code {
             ErrorCode::DuplicateForgotten => {
                 lane.made.remove(&seq);
+                let producer_epoch = lane.producer_epoch;
+                let batch = self.name(partition, producer_epoch, seq);
+                port.observe(Observation::Stored { batch });
             }
             ErrorCode::ProducerFenced
             | ErrorCode::BatchHeader
@@ -489,6 +507,20 @@ impl Producer {
         }
     }
 
+    /// Somebody was forgotten, perhaps this producer: it goes on where the partition ends, once it knows where that is.
+    fn begin_at(&mut self, partition: u32, end: u64, port: &mut Port<'_>) {
+        self.renew(partition);
+        let Some(lane) = self.lanes.get_mut(&partition) else {
+            return;
+        };
+        if lane.slot_epoch == 0 {
+            lane.quiet_until_ns = u64::MAX;
+            self.ask_for(partition, port);
+        } else {
+            lane.since = (lane.slot_epoch, end);
+        }
+    }
+
     /// Everything that waits in this partition goes on under a new epoch, from number zero.
     fn renew(&mut self, partition: u32) {
         let Some(lane) = self.lanes.get_mut(&partition) else {
@@ -510,24 +542,31 @@ impl Producer {
     }
 
     fn ask_what_is_remembered(&mut self, port: &mut Port<'_>) {
-        let Some(stream) = self.stream.as_ref().map(|stream| stream.id) else {
+        if self.session.is_none() || !port.prng.chance(1, 4) {
             return;
-        };
-        let Some(session) = self.session.as_mut().filter(|_| port.prng.chance(1, 4)) else {
-            return;
-        };
-        for (partition, lane) in self.lanes.iter().take(4) {
-            let resume = ProduceResume {
-                stream,
-                partition: PartitionIndex::new(*partition),
-                producer_epoch: ProducerEpoch::new(lane.producer_epoch),
-                producer_id: ProducerId::new(self.id),
-                last_acked_seq: ProducerSeq::new(lane.newest_acked.unwrap_or(0)),
-                has_acked: lane.newest_acked.is_some(),
-            };
-            let id = session.send(port, |out, id| resume.encode(out, id));
-            self.asked.insert(id.get(), Asked::Resume(*partition));
         }
+        let partitions: Vec<u32> = self.lanes.keys().take(4).copied().collect();
+        for partition in partitions {
+            self.ask_for(partition, port);
+        }
+    }
+
+    fn ask_for(&mut self, partition: u32, port: &mut Port<'_>) {
+        let stream = self.stream.as_ref().map(|stream| stream.id);
+        let (Some(stream), Some(session)) = (stream, &mut self.session) else {
+            return;
+        };
+        let lane = &self.lanes[&partition];
+        let resume = ProduceResume {
+            stream,
+            partition: PartitionIndex::new(partition),
+            producer_epoch: ProducerEpoch::new(lane.producer_epoch),
+            producer_id: ProducerId::new(self.id),
+            last_acked_seq: ProducerSeq::new(lane.newest_acked.unwrap_or(0)),
+            has_acked: lane.newest_acked.is_some(),
+        };
+        let id = session.send(port, |out, id| resume.encode(out, id));
+        self.asked.insert(id.get(), Asked::Resume(partition));
     }
 
     fn resumed(&mut self, partition: u32, resumed: &ProduceResumed, port: &mut Port<'_>) {
@@ -535,10 +574,14 @@ impl Producer {
             return;
         };
         lane.slot_epoch = lane.slot_epoch.max(resumed.epoch.get());
+        if lane.quiet_until_ns == u64::MAX {
+            lane.quiet_until_ns = 0;
+            lane.since = (resumed.epoch.get(), resumed.end.get());
+        }
         let remembered = resumed.known.then_some(resumed.last_seq.get());
         if self.plan.durability != Durability::Memory
             && let Some(newest) = lane.newest_acked
-            && remembered.is_none_or(|remembered| remembered < newest)
+            && remembered.map_or(!self.zone.crowded, |remembered| remembered < newest)
         {
             let batch = self.name(partition, self.lanes[&partition].producer_epoch, newest);
             port.observe(Observation::Forgotten { batch });

@@ -13,6 +13,7 @@ pub mod network;
 pub mod scheduler;
 pub mod trace;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
@@ -57,6 +58,9 @@ pub enum BootError {
     Refused(String),
 }
 
+/// Counters by name.
+pub type Counted = BTreeMap<&'static str, u64>;
+
 /// What runs on a node: one machine per thread, each with a disk of its own.
 pub trait Program {
     /// The threads of the node, the same at every start. Connections go to any of them that serves.
@@ -76,6 +80,11 @@ pub trait Program {
     /// Partitions that the running machines hold and whose stream the catalogue does not know: not even as deleted.
     fn strangers(&self) -> u64 {
         0
+    }
+
+    /// What the program counts about itself, over all its starts.
+    fn counted(&self) -> Counted {
+        Counted::new()
     }
 }
 

@@ -24,7 +24,9 @@ use crate::world::faults::Faults;
 use crate::world::mesh::Mesh;
 use crate::world::network::{self, Network, ReceiveBuffers};
 use crate::world::trace::Trace;
-use crate::world::{Actor, ActorEvent, ActorId, LinkId, MachineId, Port, Program, Request};
+use crate::world::{
+    Actor, ActorEvent, ActorId, Counted, LinkId, MachineId, Port, Program, Request,
+};
 
 /// The most happenings of one run: a machine that keeps itself busy for nothing is stopped here.
 const HAPPENINGS_MAX: u64 = 20_000_000;
@@ -356,6 +358,18 @@ impl World {
                 self.observe(&Observation::Strangers { node, partitions });
             }
         }
+    }
+
+    /// What the nodes count about themselves, over all their starts.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        let mut counted = Counted::new();
+        for node in &self.nodes {
+            for (name, count) in node.program.counted() {
+                *counted.entry(name).or_default() += count;
+            }
+        }
+        counted
     }
 
     /// Lets things happen until `until_ns`, until `done` says so, or until a property is broken. Whether `done` said so.
