@@ -10,7 +10,7 @@ use crate::shard::{Phase, Shard};
 use std::ops::Bound;
 use std::sync::Arc;
 use tiderace_base::catalogue::{Retention, Snapshot};
-use tiderace_base::ids::{PartitionKey, ShardId, SlotId};
+use tiderace_base::ids::{PartitionKey, ShardId, SlotId, StreamId};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, DRAIN_NS_MAX};
 use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Fatal};
@@ -33,6 +33,8 @@ const CELLS_PER_TURN: usize = 256;
 /// Bytes of a checkpoint that may wait for the disk.
 const CHECKPOINT_BACKLOG_BYTES_MAX: usize = 1 << 20;
 
+/// Streams that are stepped over before one is looked up.
+const STREAMS_NEAR: usize = 16;
 /// Looks at the partitions that grew for every segment that is filled.
 const LOOKS_PER_SEGMENT: u64 = 4;
 
@@ -106,15 +108,27 @@ impl Shard {
 
     /// Tells every partition its stream and slot, and who of them has a retention.
     fn bind_partitions(&mut self, snapshot: &Snapshot) {
-        let unbound = core::mem::take(&mut self.unbound);
+        let mut unbound = core::mem::take(&mut self.unbound);
+        // Some may have been dropped since. In the catalogue's order, the next stream is near the last: a start binds all.
+        unbound.retain(|index| self.partitions.get(*index).is_some());
+        unbound.sort_by_cached_key(|index| self.partitions.at(*index).key);
+        let mut streams = snapshot.streams.range(StreamId::new(0)..).peekable();
         let mut unknown = 0;
         for index in unbound {
-            // It may have been dropped since.
-            if self.partitions.get(index).is_none() {
-                continue;
-            }
             let partition = self.partitions.at(index);
-            match snapshot.streams.get(&partition.key.stream) {
+            let id = partition.key.stream;
+            for step in 0.. {
+                if streams.peek().is_none_or(|(next, _)| **next >= id) {
+                    break;
+                }
+                if step < STREAMS_NEAR {
+                    streams.next();
+                } else {
+                    streams = snapshot.streams.range(id..).peekable();
+                }
+            }
+            let stream = streams.peek().filter(|(next, _)| **next == id);
+            match stream.map(|(_, stream)| *stream) {
                 Some(stream) => {
                     partition.stream = Some(Arc::clone(stream));
                     partition.durable.slot =
@@ -125,7 +139,7 @@ impl Shard {
                 }
                 None => {
                     // A tombstone's are dropped.
-                    let deleted = snapshot.tombstones.contains_key(&partition.key.stream);
+                    let deleted = snapshot.tombstones.contains_key(&id);
                     unknown += u64::from(!deleted);
                     self.unbound.push(index);
                 }

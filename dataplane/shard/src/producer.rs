@@ -81,12 +81,12 @@ const EARLIER_MAX: usize = PRODUCER_WINDOW - 1;
 const EARLIER_MIN: usize = 7;
 /// A window that cannot grow asks for another to be cut once in so many batches.
 const ASKS_EVERY: u64 = 8;
-/// What the list of earlier places costs itself, in places.
-const LIST_PLACES: usize = 2;
+/// What a window costs beside its places, in places.
+const LIST_PLACES: usize = 4;
 
 const _: () = assert!(
-    size_of::<VecDeque<Remembered>>() + 2 * 16 <= LIST_PLACES * size_of::<Remembered>(),
-    "a window's list is counted, with what the allocator adds to its two pieces"
+    size_of::<VecDeque<Remembered>>() + 2 * 16 + 64 <= LIST_PLACES * size_of::<Remembered>(),
+    "a window's list is counted, with what the allocator adds to its two pieces, and its name among all windows"
 );
 
 impl Producer {
@@ -179,7 +179,7 @@ impl Producer {
             let held = self.places_held();
             let capacity = held.saturating_sub(LIST_PLACES);
             let wanted = (2 * capacity + 1).clamp(EARLIER_MIN, EARLIER_MAX);
-            if room.take_places(wanted + LIST_PLACES - held) {
+            if room.take_places(self.id, held, wanted + LIST_PLACES - held) {
                 let earlier = self.earlier.get_or_insert_default();
                 earlier.reserve_exact(wanted - earlier.len());
                 assert_eq!(
@@ -209,7 +209,7 @@ impl Producer {
 
     /// Drops the earlier places.
     fn cut(&mut self, room: &mut RoomOf<'_>) {
-        room.free_places(self.places_held());
+        room.free_places(self.id, self.places_held());
         self.earlier = None;
     }
 }
@@ -406,9 +406,10 @@ impl Producers {
     /// Drops the earlier places of a producer.
     ///
     /// # Panics
-    /// When there are not so many producers.
-    pub(crate) fn cut(&mut self, nth: usize, room: &mut RoomOf<'_>) {
-        self.known[nth].cut(room);
+    /// When it is not known.
+    pub(crate) fn cut(&mut self, id: ProducerId, room: &mut RoomOf<'_>) {
+        let found = self.known.binary_search_by_key(&id, |known| known.id);
+        self.known[found.expect("who has a window is known")].cut(room);
     }
 
     /// Into how many groups a checkpoint divides them.
@@ -448,7 +449,7 @@ impl Producers {
         if !ordered || self.known.len() >= PRODUCERS_PER_PARTITION_MAX {
             return Err(());
         }
-        if !room.take_places(producer.places_held()) {
+        if !room.take_places(producer.id, 0, producer.places_held()) {
             producer.earlier = None;
         }
         self.reserve();

@@ -7,15 +7,15 @@
 use crate::partitions::{Index, Partitions};
 use crate::producer::{PRODUCER_BYTES, Producer, Remembered};
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use tiderace_base::ids::ProducerId;
 use tiderace_base::limits::{PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
+use tiderace_base::position::Lsn;
 
 /// Producers that are compared before one is forgotten.
 const CANDIDATES: usize = 64;
 /// Windows that are compared before one is cut.
 const WINDOWS_COMPARED: usize = 4;
-/// Producers passed over in search of a window.
-const WINDOWS_LOOKED_FOR: usize = 32;
 
 /// The bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,8 +61,10 @@ pub(crate) struct ProducerRoom {
     holders: BTreeSet<Index>,
     /// Where the next look for a producer to forget begins.
     forget_from: Place,
-    /// Where the next look for a window to cut begins.
-    cut_from: Place,
+    /// The producers that hold more than their last place.
+    windows: BTreeSet<(Index, ProducerId)>,
+    /// Behind which of them the next look for one to cut begins.
+    cut_after: (Index, ProducerId),
 }
 
 /// The same, for one partition.
@@ -75,17 +77,17 @@ pub(crate) struct RoomOf<'a> {
 impl ProducerRoom {
     pub(crate) fn new(bounds: ProducerBounds) -> Self {
         assert!(bounds.producers_max > 0, "somebody is remembered");
-        let start = Place {
-            partition: Index::FIRST,
-            nth: 0,
-        };
         Self {
             bounds,
             producers: 0,
             places: 0,
             holders: BTreeSet::new(),
-            forget_from: start,
-            cut_from: start,
+            forget_from: Place {
+                partition: Index::FIRST,
+                nth: 0,
+            },
+            windows: BTreeSet::new(),
+            cut_after: (Index::FIRST, ProducerId::default()),
         }
     }
 
@@ -139,27 +141,26 @@ impl ProducerRoom {
         if self.bounds.places_max - self.places >= PRODUCER_WINDOW {
             return false;
         }
-        let looks = Looks::new(&self.holders, partitions, self.cut_from);
-        let mut oldest: Option<(Place, &Producer)> = None;
-        let mut compared = 0;
-        for (place, producer) in looks.take(WINDOWS_LOOKED_FOR) {
-            self.cut_from = place.after();
-            if producer.places_held() == 0 || (place.partition == partition && producer.id == id) {
-                continue;
-            }
-            if oldest.is_none_or(|(_, oldest)| producer.last().end < oldest.last().end) {
-                oldest = Some((place, producer));
-            }
-            compared += 1;
-            if compared == WINDOWS_COMPARED {
-                break;
+        let behind = (Bound::Excluded(self.cut_after), Bound::Unbounded);
+        let around = self.windows.range(..=self.cut_after);
+        let candidates = self.windows.range(behind).chain(around);
+        let others = candidates.filter(|window| **window != (partition, id));
+        let mut oldest: Option<(Lsn, (Index, ProducerId))> = None;
+        for window in others.take(WINDOWS_COMPARED) {
+            self.cut_after = *window;
+            let (partition, id) = window;
+            let held = partitions.get(*partition);
+            let producer = held.and_then(|held| held.durable.producers.get(*id));
+            let last_end = producer.expect("who has a window is known").last().end;
+            if oldest.is_none_or(|(oldest_end, _)| last_end < oldest_end) {
+                oldest = Some((last_end, *window));
             }
         }
-        let Some(Place { partition, nth }) = oldest.map(|(place, _)| place) else {
+        let Some((_, (partition, id))) = oldest else {
             return false;
         };
         let producers = &mut partitions.at(partition).durable.producers;
-        producers.cut(nth, &mut self.of(partition));
+        producers.cut(id, &mut self.of(partition));
         true
     }
 }
@@ -189,22 +190,28 @@ impl RoomOf<'_> {
         self.room.producers -= count;
     }
 
-    /// Takes room for places, unless there is too little.
-    pub(crate) fn take_places(&mut self, count: usize) -> bool {
+    /// Takes room for a producer's places, beside the `held` that it has, unless there is too little.
+    pub(crate) fn take_places(&mut self, id: ProducerId, held: usize, count: usize) -> bool {
         let fits = self.room.bounds.places_max - self.room.places >= count;
         if fits {
             self.room.places += count;
+            if held == 0 && count > 0 {
+                self.room.windows.insert((self.partition, id));
+            }
         }
         fits
     }
 
-    /// Gives room for places back.
-    pub(crate) fn free_places(&mut self, count: usize) {
+    /// Gives the room for a producer's places back: all that it has.
+    pub(crate) fn free_places(&mut self, id: ProducerId, held: usize) {
         assert!(
-            self.room.places >= count,
+            self.room.places >= held,
             "what is given back was taken before"
         );
-        self.room.places -= count;
+        if held > 0 {
+            self.room.windows.remove(&(self.partition, id));
+            self.room.places -= held;
+        }
     }
 }
 
@@ -286,7 +293,7 @@ mod tests {
     use crate::partition::Partition;
     use std::collections::BTreeMap;
     use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId};
-    use tiderace_base::position::{Lsn, Offset, ProducerEpoch, ProducerSeq};
+    use tiderace_base::position::{Offset, ProducerEpoch, ProducerSeq};
     use tiderace_base::prng::Prng;
 
     struct World {
@@ -371,16 +378,21 @@ mod tests {
             let mut producers = 0;
             let mut places = 0;
             let mut holders = BTreeSet::new();
+            let mut windows = BTreeSet::new();
             for (index, partition) in self.partitions.iter() {
                 for producer in partition.durable.producers.known() {
                     producers += 1;
                     places += producer.places_held();
                     holders.insert(index);
+                    if producer.places_held() > 0 {
+                        windows.insert((index, producer.id));
+                    }
                 }
             }
             assert_eq!(self.room.producers, producers);
             assert_eq!(self.room.places, places);
             assert_eq!(self.room.holders, holders);
+            assert_eq!(self.room.windows, windows);
             assert!(producers <= self.room.bounds.producers_max);
             assert!(places <= self.room.bounds.places_max);
         }

@@ -79,10 +79,8 @@ pub(crate) struct Rebuilt {
     pub slots: Vec<HeldSlot>,
     /// Batches found after the checkpoint.
     pub batches: u64,
-    /// Groups of producers that the cells brought, until the first entry.
-    groups: BTreeMap<(PartitionKey, u16), Vec<Producer>>,
-    /// How many producers each partition must have then.
-    producers_due: BTreeMap<PartitionKey, usize>,
+    /// The partition whose producers the next cells bring, and how many there must be.
+    filling: Option<(PartitionKey, Index, usize)>,
     /// Partitions whose data does not continue where it ended: a drop must follow, after which the checkpoint that was
     /// being captured left them out.
     orphans: BTreeMap<PartitionKey, String>,
@@ -98,8 +96,7 @@ impl Rebuilt {
             producer_room: ProducerRoom::new(bounds),
             slots: vec![HeldSlot::default(); usize::from(SLOTS)],
             batches: 0,
-            groups: BTreeMap::new(),
-            producers_due: BTreeMap::new(),
+            filling: None,
             orphans: BTreeMap::new(),
             contradiction: None,
         }
@@ -110,7 +107,7 @@ impl Rebuilt {
     /// # Errors
     /// What contradicts itself.
     pub(crate) fn finish(mut self) -> Result<Self, String> {
-        self.join_producers();
+        self.filled();
         match self
             .contradiction
             .take()
@@ -121,35 +118,65 @@ impl Rebuilt {
         }
     }
 
-    /// Gives each partition the producers that its cells brought: every cell has come.
-    fn join_producers(&mut self) {
-        for ((name, group), producers) in core::mem::take(&mut self.groups) {
-            let Some(index) = self.partitions.find(name) else {
-                self.contradict(format!(
-                    "a checkpoint has producers of partition {name}, but not the partition"
-                ));
-                continue;
-            };
-            let partition = self.partitions.at(index);
-            partition.producer_cells = partition.producer_cells.max(group + 1);
-            let known = &mut partition.durable.producers;
-            let mut room = self.producer_room.of(index);
-            if producers
+    /// A partition as its cell says it is, or that it is gone. What an older part of the checkpoint said goes with it.
+    fn partition_cell(&mut self, name: PartitionKey, value: Option<&[u8]>) {
+        self.filled();
+        let held = self.partitions.find(name);
+        if let Some(index) = held {
+            let producers = &mut self.partitions.at(index).durable.producers;
+            producers.dropped(&mut self.producer_room.of(index));
+        }
+        let Some(value) = value else {
+            self.partitions.remove(name);
+            return;
+        };
+        let Some((durable, producers)) = Durable::decode(value) else {
+            return self.contradict(format!(
+                "the checkpoint cell of partition {name} is malformed"
+            ));
+        };
+        let partition = Partition::restored(name, durable);
+        let index = match held {
+            Some(index) => {
+                *self.partitions.at(index) = partition;
+                index
+            }
+            None => self.partitions.insert(partition),
+        };
+        self.filling = Some((name, index, producers));
+    }
+
+    /// A group of a partition's producers; the groups follow their partition's cell, in order.
+    fn producers_cell(&mut self, name: PartitionKey, group: u16, producers: Vec<Producer>) {
+        let Some((_, index, _)) = self.filling.filter(|(filling, ..)| *filling == name) else {
+            return self.contradict(format!(
+                "a checkpoint has producers of partition {name}, but not the partition before them"
+            ));
+        };
+        let partition = self.partitions.at(index);
+        partition.producer_cells = group + 1;
+        let known = &mut partition.durable.producers;
+        let mut room = self.producer_room.of(index);
+        let follows = known.groups() == group;
+        if !follows
+            || producers
                 .into_iter()
                 .any(|producer| known.restore(producer, &mut room).is_err())
-            {
-                self.contradict(format!(
-                    "the producers of partition {name} are out of order in the checkpoint"
-                ));
-            }
+        {
+            self.contradict(format!(
+                "the producers of partition {name} are out of order in the checkpoint"
+            ));
         }
-        for (name, due) in core::mem::take(&mut self.producers_due) {
-            let index = self.partitions.find(name).expect("both came with one cell");
-            if self.partitions.at(index).durable.producers.known().len() != due {
-                self.contradict(format!(
-                    "the checkpoint lacks producers of partition {name}"
-                ));
-            }
+    }
+
+    /// Every cell of the last partition has come.
+    fn filled(&mut self) {
+        if let Some((name, index, due)) = self.filling.take()
+            && self.partitions.at(index).durable.producers.known().len() != due
+        {
+            self.contradict(format!(
+                "the checkpoint lacks producers of partition {name}"
+            ));
         }
     }
 
@@ -225,34 +252,21 @@ impl Replay for Rebuilt {
                 let Some(name) = key_of_cell(key) else {
                     return self.contradict("a checkpoint cell names no partition".into());
                 };
-                self.partitions.remove(name);
-                self.producers_due.remove(&name);
-                if let Some(value) = value {
-                    match Durable::decode(value) {
-                        Some((durable, producers)) => {
-                            self.partitions.insert(Partition::restored(name, durable));
-                            self.producers_due.insert(name, producers);
-                        }
-                        None => self.contradict(format!(
-                            "the checkpoint cell of partition {name} is malformed"
-                        )),
-                    }
-                }
+                self.partition_cell(name, value);
             }
             (CELL_PRODUCERS, value) => {
                 let Some((name, group)) = producers_of_cell(key) else {
                     return self.contradict("a checkpoint cell names no group of producers".into());
                 };
-                self.groups.remove(&(name, group));
-                if let Some(value) = value {
-                    match decode_producers(value) {
-                        Some(producers) => {
-                            self.groups.insert((name, group), producers);
-                        }
-                        None => self.contradict(format!(
-                            "a checkpoint cell of partition {name}'s producers is malformed"
-                        )),
-                    }
+                // One that is gone went with what its partition's cell replaced.
+                let Some(value) = value else {
+                    return;
+                };
+                match decode_producers(value) {
+                    Some(producers) => self.producers_cell(name, group, producers),
+                    None => self.contradict(format!(
+                        "a checkpoint cell of partition {name}'s producers is malformed"
+                    )),
                 }
             }
             (CELL_SLOT, Some(value)) => {
@@ -278,7 +292,7 @@ impl Replay for Rebuilt {
     }
 
     fn entry(&mut self, _lsn: Lsn, end: Lsn, header: &BatchHeader, body: &[u8]) {
-        self.join_producers();
+        self.filled();
         let Ok(kind) = header.entry_kind() else {
             return self.contradict(format!(
                 "an entry at journal place {end} is of a kind that this version does not know"
