@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Produces with exact retries while the server may die and come back, and verifies that nothing acknowledged was
     /// lost, duplicated or reordered. Exits with 1 when something was.
     Integrity(Box<IntegrityArguments>),
-    /// Runs the floor and `tiderace serve` in turns under the same three workloads and prints how far apart they are.
+    /// Runs the floor and `tiderace serve` in turns under the same workloads and prints how far apart they are.
     FloorCompare(Box<CompareArguments>),
     /// Runs `tiderace serve` and other systems in turns under the same workloads, each with its own client, and prints one
     /// table and draws one plot. A system that is not there is skipped. Exits with 1 when a system refused or lost anything.
