@@ -8,7 +8,7 @@ use crate::footers::Footers;
 use crate::marks::Mark;
 use crate::operations::{Op, Operations};
 use crate::outcome::{Output, ReadId};
-use crate::reader::{Reads, Want};
+use crate::reader::{Pace, Reads, Want};
 use crate::reclaim::Reclaim;
 use crate::recovery::Recovered;
 use crate::segments::{Active, Begun, Sealed};
@@ -79,6 +79,7 @@ pub struct Journal {
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
     pub(crate) footers: Footers,
     pub(crate) reads: Reads,
+    pub(crate) pace: Pace,
     pub(crate) checkpointing: Checkpointing,
 }
 
@@ -126,6 +127,7 @@ impl Journal {
             newest: found.newest,
             footers: Footers::new(settings.footer_cache_bytes, found.footers),
             reads: Reads::default(),
+            pace: Pace::new(),
             checkpointing: Checkpointing::new(found.checkpoints, found.covers),
             settings,
         }
@@ -237,6 +239,13 @@ impl Journal {
         self.reads.under_way()
     }
 
+    /// How many reads of batches may be under way without the appends paying for it; at least one.
+    #[must_use]
+    pub fn reads_allowed(&self) -> usize {
+        let most = self.settings.read_bytes_max;
+        self.pace.reads(most)
+    }
+
     /// The answer is no longer wanted and will not come.
     pub fn cancel_read(&mut self, id: ReadId) {
         self.forget_read(id);
@@ -309,6 +318,11 @@ impl Journal {
     }
 
     fn chunk_written(&mut self, op: OpId) {
+        if let Some((begun, bytes)) = self.inflight.begun(op) {
+            let reading = self.reads.under_way() > 0;
+            let now = self.now.mono;
+            self.pace.written(now.since(begun), bytes, reading);
+        }
         if !self.poisoned && self.inflight.completed(op) {
             let durable = self.inflight.durable();
             self.tail.trim(durable);

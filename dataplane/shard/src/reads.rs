@@ -85,9 +85,10 @@ impl Reads {
         (self.max / 4).max(1)
     }
 
-    /// Whether a subscription may read now, while `busy` reads take memory.
-    pub(crate) fn may_read(&self, busy: usize) -> bool {
-        busy < self.max && self.under_way.len() - self.lookups < self.max - self.lookups_max()
+    /// Whether a subscription may read now, while `busy` reads take memory and the disk has time for `allowed`.
+    pub(crate) fn may_read(&self, busy: usize, allowed: usize) -> bool {
+        busy < self.max.min(allowed + self.lookups)
+            && self.under_way.len() - self.lookups < self.max - self.lookups_max()
     }
 
     fn may_look_up(&self, busy: usize) -> bool {
@@ -150,7 +151,7 @@ impl Shard {
             self.start_lookup(lookup, effects);
         }
         let mut busy = self.journal.reads_under_way();
-        while self.reads.may_read(busy)
+        while self.reads.may_read(busy, self.journal.reads_allowed())
             && self.read_fits(busy)
             && let Some(reader) = self.reads.readers_waiting.pop_front()
         {

@@ -372,7 +372,8 @@ impl Shard {
             return Progress::Waits;
         }
         let busy = self.journal.reads_under_way();
-        if !self.reads.may_read(busy) || !self.read_fits(busy) {
+        let allowed = self.journal.reads_allowed();
+        if !self.reads.may_read(busy, allowed) || !self.read_fits(busy) {
             subscription.source = Source::Waiting;
             self.reads.wait(conn, subscription.id);
             return Progress::Waits;

@@ -2,6 +2,7 @@
 //! what is handed out is verified and of that partition only. Reads nothing that is not durable, and answers only when a
 //! completion arrives: an answer that needs no bytes rides on the read of one block.
 
+mod pace;
 mod places;
 mod run;
 mod search;
@@ -12,6 +13,7 @@ use crate::journal::Journal;
 use crate::operations::Op;
 use crate::outcome::{Output, ReadBatches, ReadError, ReadId};
 use bytes::Bytes;
+pub(crate) use pace::Pace;
 use places::{Place, Places};
 use run::{Outcome, Run};
 use search::Found;
@@ -21,6 +23,7 @@ use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::Effect;
 use tiderace_base::position::Offset;
+use tiderace_base::time::Mono;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +39,8 @@ enum Waiting {
     Answer(Answer),
     /// The index of a life.
     Index,
-    /// Bytes of a segment.
-    Bytes(Box<Run>),
+    /// Bytes of a segment: so many, since then.
+    Bytes(Box<Run>, u64, Mono),
 }
 
 #[derive(Debug)]
@@ -98,7 +101,7 @@ impl Journal {
     /// Bytes on their way arrive all the same; nobody asks for them then, and until then the file is not let go. J-14
     pub(crate) fn forget_read(&mut self, id: ReadId) {
         match self.reads.jobs.get_mut(&id) {
-            Some(job) if matches!(job.waiting, Waiting::Bytes(_)) => job.is_cancelled = true,
+            Some(job) if matches!(job.waiting, Waiting::Bytes(..)) => job.is_cancelled = true,
             Some(_) | None => {
                 self.reads.jobs.remove(&id);
             }
@@ -136,14 +139,20 @@ impl Journal {
     }
 
     fn read_run(&mut self, id: ReadId, mut job: Job, run: Box<Run>) {
-        let (at, bytes) = run.next_read(self.settings.read_bytes_max);
+        let (at, bytes) = run.next_read(self.read_bytes());
         let file = JournalFile::Segment(run.file);
-        job.waiting = Waiting::Bytes(run);
+        job.waiting = Waiting::Bytes(run, bytes, self.now.mono);
         self.reads.jobs.insert(id, job);
-        self.read_bytes(id, file, at, bytes);
+        self.push_read(id, file, at, bytes);
     }
 
-    fn read_bytes(&mut self, id: ReadId, file: JournalFile, at: u64, bytes: u64) {
+    /// The most that a read brings now.
+    pub(crate) fn read_bytes(&self) -> usize {
+        let most = self.settings.read_bytes_max;
+        self.pace.read_bytes(most)
+    }
+
+    fn push_read(&mut self, id: ReadId, file: JournalFile, at: u64, bytes: u64) {
         self.stats.read_bytes += bytes;
         let op = self.operations.begin(Op::Data(id));
         self.outbox.push(Effect::Read {
@@ -158,7 +167,7 @@ impl Journal {
     fn answer_soon(&mut self, id: ReadId, mut job: Job, answer: Answer) {
         job.waiting = Waiting::Answer(answer);
         self.reads.jobs.insert(id, job);
-        self.read_bytes(id, JournalFile::Superblock, 0, BLOCK_BYTES as u64);
+        self.push_read(id, JournalFile::Superblock, 0, BLOCK_BYTES as u64);
     }
 
     pub(crate) fn answer_read_error(&mut self, id: ReadId, error: ReadError) {
@@ -184,6 +193,10 @@ impl Journal {
         let Some(mut job) = self.reads.jobs.remove(&id) else {
             return;
         };
+        if let Waiting::Bytes(_, bytes, begun) = job.waiting {
+            let took_ns = self.now.mono.since(begun);
+            self.pace.read(took_ns, bytes as usize);
+        }
         match core::mem::replace(&mut job.waiting, Waiting::Index) {
             Waiting::Answer(Answer::Batches(result)) => {
                 self.outputs.push(Output::Read { id, result });
@@ -195,8 +208,8 @@ impl Journal {
             Waiting::Index => {
                 self.reads.jobs.insert(id, job);
             }
-            Waiting::Bytes(run) if job.is_cancelled => self.let_go(run.seq),
-            Waiting::Bytes(mut run) => match result {
+            Waiting::Bytes(run, ..) if job.is_cancelled => self.let_go(run.seq),
+            Waiting::Bytes(mut run, ..) => match result {
                 Err(error) => {
                     self.let_go(run.seq);
                     self.answer(id, job.want, ReadError::Disk(error));

@@ -210,7 +210,7 @@ impl Journal {
                 let place = place.filter(|place| place.seq == seq);
                 let mut run = Run::new(seq, file, from, bytes_max);
                 run.push(&located, place.map(|place| place.at));
-                while run.takes_more(self.settings.read_bytes_max)
+                while run.takes_more(self.read_bytes())
                     && let Some(next) = view.locate(job.key, run.until)
                     && is_durable(next.position.at)
                     && next.until > run.until

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use tiderace_base::limits::KIB;
 use tiderace_base::operation::OpId;
 use tiderace_base::position::Lsn;
+use tiderace_base::time::Mono;
 
 /// What each write in flight adds to the size from which another is worth its own trip to the disk. A write of this size
 /// spends about as long on its bytes as on the trip.
@@ -25,6 +26,8 @@ struct Flight {
     end: Lsn,
     /// What was durable when it was sealed, which it says.
     proves: Lsn,
+    begun: Mono,
+    bytes: usize,
     done: bool,
 }
 
@@ -46,7 +49,7 @@ impl Inflight {
         }
     }
 
-    pub(crate) fn submitted(&mut self, op: OpId, end: Lsn, proves: Lsn) {
+    pub(crate) fn submitted(&mut self, op: OpId, end: Lsn, proves: Lsn, begun: Mono, bytes: usize) {
         assert!(
             self.flights.back().map_or(self.durable, |last| last.end) < end,
             "chunks are submitted in order"
@@ -55,8 +58,16 @@ impl Inflight {
             op,
             end,
             proves,
+            begun,
+            bytes,
             done: false,
         });
+    }
+
+    /// When a write was begun, and of how many bytes.
+    pub(crate) fn begun(&self, op: OpId) -> Option<(Mono, usize)> {
+        let flight = self.flights.iter().find(|flight| flight.op == op)?;
+        Some((flight.begun, flight.bytes))
     }
 
     /// A write is on the disk. True when that moves the journal's durable end: everything before it is there too. J-5
@@ -97,7 +108,13 @@ mod tests {
     fn nothing_is_durable_before_what_precedes_it() {
         let mut inflight = Inflight::new(Lsn::ZERO);
         for n in 1..=3 {
-            inflight.submitted(OpId::new(n), Lsn::new(n * 4096), Lsn::ZERO);
+            inflight.submitted(
+                OpId::new(n),
+                Lsn::new(n * 4096),
+                Lsn::ZERO,
+                Mono::from_ns(0),
+                4096,
+            );
         }
         assert!(!inflight.completed(OpId::new(3)));
         assert!(!inflight.completed(OpId::new(2)));
@@ -112,10 +129,10 @@ mod tests {
         let mut inflight = Inflight::new(Lsn::new(4096));
         assert_eq!(inflight.proven(), Lsn::new(4096));
         let end = |n: u64| Lsn::new(4096 * n);
-        inflight.submitted(OpId::new(1), end(2), end(1));
-        inflight.submitted(OpId::new(2), end(3), end(1));
+        inflight.submitted(OpId::new(1), end(2), end(1), Mono::from_ns(0), 4096);
+        inflight.submitted(OpId::new(2), end(3), end(1), Mono::from_ns(0), 4096);
         assert!(inflight.completed(OpId::new(1)));
-        inflight.submitted(OpId::new(3), end(4), end(2));
+        inflight.submitted(OpId::new(3), end(4), end(2), Mono::from_ns(0), 4096);
         assert!(!inflight.completed(OpId::new(3)));
         assert_eq!(
             inflight.proven(),

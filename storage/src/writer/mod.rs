@@ -272,7 +272,9 @@ impl Journal {
                 return;
             };
             let op = self.operations.begin(Op::Chunk);
-            self.inflight.submitted(op, ready.end, ready.proves);
+            let (begun, bytes) = (self.now.mono, ready.bytes.len());
+            self.inflight
+                .submitted(op, ready.end, ready.proves, begun, bytes);
             self.stats.chunks += 1;
             self.stats.chunk_bytes += ready.bytes.len() as u64;
             self.stats.closing_chunks += u64::from(ready.closing);
