@@ -592,9 +592,7 @@ impl Shard {
         let stats = self.journal.stats();
         let metrics = &self.metrics;
         metrics.batches_undurable.set(self.undurable.len() as u64);
-        let room = &self.producer_room;
-        metrics.producers.set(room.producers() as u64);
-        metrics.producer_places.set(room.places() as u64);
+        self.producer_room.publish(metrics);
         metrics.connections.set(self.connections.len() as u64);
         metrics
             .connections_waiting

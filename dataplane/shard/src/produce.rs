@@ -4,7 +4,7 @@
 
 use crate::partition::{Appended, Partition, Recent};
 use crate::partitions::Index;
-use crate::producer::{Claim, Remembered, Verdict};
+use crate::producer::{Claim, Producer, Remembered, Verdict};
 use crate::shard::{Forwarded, Phase, Shard};
 use crate::undurable::{Pending, Waiter, Waiting};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
 use tiderace_base::position::{Epoch, Lsn, Offset};
 use tiderace_base::time::Now;
+use tiderace_replica::SlotState;
 use tiderace_storage::{Class, EntryMeta, Refused};
 use tiderace_wire::batch::{BatchHeader, Codec, Placement};
 use tiderace_wire::body;
@@ -244,31 +245,37 @@ impl Shard {
             }
             return Ok(());
         }
-        let of_partition = producers.must_expire(id).map(|oldest| (index, oldest));
-        let for_memory = of_partition.is_none() && self.producer_room.is_full();
-        let victim = if for_memory {
-            self.producer_room.silent_longest(&self.partitions)
-        } else {
-            of_partition
+        let of_partition = producers.must_expire(id).map(expiry);
+        let for_memory = match of_partition {
+            Some(_) => 0,
+            None => self.producer_room.too_many(),
         };
-        let Some((whose, oldest)) = victim else {
+        if of_partition.is_none() && for_memory == 0 {
             return Ok(());
-        };
-        let body = ProducerExpire {
-            producer_id: oldest.id,
-            producer_epoch: oldest.epoch,
-            reason: ExpireReason::Room,
-        };
+        }
         let mut draft = self.journal.draft(Class::Data, header.batch_len())?;
         for piece in pieces {
             draft.copy(piece);
         }
         check_payload(header, &draft.bytes()[BATCH_HEADER_BYTES..])?;
         drop(draft);
-        self.expire_producer(now, whose, body)?;
-        self.metrics
-            .producers_expired_for_memory_total
-            .add(u64::from(for_memory));
+        if let Some(body) = of_partition {
+            self.expire_producer(now, index, body)?;
+        }
+        for _ in 0..for_memory {
+            let slots = &self.slots;
+            // Only its leader places entries in a slot.
+            let leads = |partition: &Partition| {
+                let slot = &slots[usize::from(partition.durable.slot.get())].slot;
+                !matches!(slot.state(), SlotState::Idle)
+            };
+            let oldest = self.producer_room.silent_longest(&self.partitions, leads);
+            let Some((whose, body)) = oldest.map(|(whose, oldest)| (whose, expiry(oldest))) else {
+                break;
+            };
+            self.expire_producer(now, whose, body)?;
+            self.metrics.producers_expired_for_memory_total.add(1);
+        }
         Ok(())
     }
 
@@ -588,6 +595,15 @@ impl Shard {
                 batch,
             },
         });
+    }
+}
+
+/// What says that a producer is forgotten to make room.
+fn expiry(producer: &Producer) -> ProducerExpire {
+    ProducerExpire {
+        producer_id: producer.id,
+        producer_epoch: producer.epoch,
+        reason: ExpireReason::Room,
     }
 }
 

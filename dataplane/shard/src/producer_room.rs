@@ -4,6 +4,8 @@
 //! producer is forgotten by an entry, for its partition then judges otherwise. Pure. Invariants: the counts are the sums over
 //! all partitions; places never exceed their bound; producers do only while replay brings more than a smaller bound allows.
 
+use crate::metrics::Metrics;
+use crate::partition::Partition;
 use crate::partitions::{Index, Partitions};
 use crate::producer::{PRODUCER_BYTES, Producer, Remembered};
 use std::collections::BTreeSet;
@@ -91,19 +93,17 @@ impl ProducerRoom {
         }
     }
 
-    /// Producers remembered, each counted once for every partition that remembers it.
-    pub(crate) const fn producers(&self) -> usize {
-        self.producers
+    /// Says how much is remembered.
+    pub(crate) fn publish(&self, metrics: &Metrics) {
+        metrics.producers.set(self.producers as u64);
+        metrics.producer_places.set(self.places as u64);
     }
 
-    /// Places remembered beyond each producer's last.
-    pub(crate) const fn places(&self) -> usize {
-        self.places
-    }
-
-    /// Whether one must be forgotten before another can be remembered.
-    pub(crate) const fn is_full(&self) -> bool {
-        self.producers >= self.bounds.producers_max
+    /// How many must be forgotten before another is remembered: two where a smaller bound than before has to be reached.
+    pub(crate) fn too_many(&self) -> usize {
+        (self.producers + 1)
+            .saturating_sub(self.bounds.producers_max)
+            .min(2)
     }
 
     /// What one partition takes of it.
@@ -114,14 +114,17 @@ impl ProducerRoom {
         }
     }
 
-    /// Whom to forget: of the next few the one silent longest. `None` when nobody is remembered.
+    /// Whom to forget: of the next few, of partitions that `may` say so, the one silent longest. `None` when there is nobody.
     pub(crate) fn silent_longest<'a>(
         &mut self,
         partitions: &'a Partitions,
+        may: impl Fn(&Partition) -> bool,
     ) -> Option<(Index, &'a Producer)> {
-        let candidates = Looks::new(&self.holders, partitions, self.forget_from).take(CANDIDATES);
+        let everybody = Looks::new(&self.holders, partitions, self.forget_from);
+        let candidates =
+            everybody.filter(|(place, _)| partitions.get(place.partition).is_some_and(&may));
         let mut oldest: Option<(Place, &Producer)> = None;
-        for (place, producer) in candidates {
+        for (place, producer) in candidates.take(CANDIDATES) {
             self.forget_from = place.after();
             if oldest.is_none_or(|(_, oldest)| producer.last().end < oldest.last().end) {
                 oldest = Some((place, producer));
@@ -290,7 +293,6 @@ impl<'p> Iterator for Looks<'_, 'p> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::Partition;
     use std::collections::BTreeMap;
     use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId};
     use tiderace_base::position::{Offset, ProducerEpoch, ProducerSeq};
@@ -344,8 +346,8 @@ mod tests {
                     let _cut = self.room.make_places(&mut self.partitions, index, id);
                 }
                 Some(false) => {}
-                None if self.room.is_full() => {
-                    let oldest = self.room.silent_longest(&self.partitions);
+                None if self.room.too_many() > 0 => {
+                    let oldest = self.room.silent_longest(&self.partitions, |_| true);
                     let (whose, oldest) = oldest.expect("somebody is known");
                     let oldest = oldest.id;
                     self.expire(whose, oldest);

@@ -200,6 +200,7 @@ impl Shard {
         let rebuilt = rebuilt.finish().map_err(ShardError::Contradiction)?;
         let metrics = Arc::new(Metrics::default());
         metrics.partitions.set(rebuilt.partitions.len() as u64);
+        rebuilt.producer_room.publish(&metrics);
         // What was replayed is newer than the checkpoint that was found.
         let dirty = rebuilt
             .partitions
