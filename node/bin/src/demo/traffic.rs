@@ -347,6 +347,9 @@ async fn pace(producer: &Producer, shared: &Rc<Shared>) {
             if Instant::now() >= intended {
                 break;
             }
+            // A thread that only turns its core round must leave it to whoever waits for it: the kernel completes durable
+            // writes there, on a machine whose disk interrupts it.
+            std::thread::yield_now();
         }
         match producer.enqueue(shared.record_of(number)).await {
             // A task for each, so that one acknowledgement does not wait to be heard behind another.
