@@ -170,8 +170,10 @@ impl Journal {
     ///
     /// # Panics
     /// When `bytes` is zero or does not fit a chunk.
+    #[inline]
     pub fn draft(&mut self, class: Class, bytes: usize) -> Result<Draft<'_>, Refused> {
-        self.start_draft(class, bytes)
+        self.make_room(class, bytes)?;
+        Ok(Draft::new(self, bytes))
     }
 
     /// Everything below is on the disk.

@@ -112,13 +112,94 @@ impl PartialEq for Pieces {
 
 impl Eq for Pieces {}
 
+/// A control section in one piece. A short one, as a produce frame's, is copied: that costs less than one more reference
+/// to the piece that it lies in.
+#[derive(Clone)]
+pub enum Section {
+    /// Copied.
+    Short {
+        /// How many of the bytes.
+        len: u8,
+        /// The section, from the front.
+        bytes: [u8; Section::SHORT_BYTES_MAX],
+    },
+    /// As it arrived.
+    Long(Bytes),
+}
+
+impl Section {
+    /// The most that is copied: what makes a section no larger than a reference.
+    const SHORT_BYTES_MAX: usize = 23;
+
+    /// Cuts the first `len` bytes off a piece.
+    ///
+    /// # Panics
+    /// When the piece has fewer.
+    #[inline]
+    fn cut(piece: &mut Bytes, len: usize) -> Self {
+        if len > Self::SHORT_BYTES_MAX {
+            return Self::Long(piece.split_to(len));
+        }
+        let bytes = match piece.first_chunk() {
+            // What lies behind the section is copied along, and never looked at.
+            Some(first) => *first,
+            None => {
+                let mut bytes = [0; Self::SHORT_BYTES_MAX];
+                bytes[..len].copy_from_slice(&piece[..len]);
+                bytes
+            }
+        };
+        piece.advance(len);
+        Self::Short {
+            len: len as u8,
+            bytes,
+        }
+    }
+}
+
+const _: () = assert!(
+    size_of::<Section>() == size_of::<Bytes>(),
+    "a section is no larger than a reference"
+);
+
+impl core::ops::Deref for Section {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Bytes> for Section {
+    fn from(bytes: Bytes) -> Self {
+        Self::Long(bytes)
+    }
+}
+
+impl PartialEq for Section {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Section {}
+
+impl core::fmt::Debug for Section {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_list().entries(&**self).finish()
+    }
+}
+
 /// A whole frame whose header and control section are checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
     /// Checked.
     pub header: LinkHeader,
-    /// In one piece; its checksum holds.
-    pub control: Bytes,
+    /// Its checksum holds.
+    pub control: Section,
     /// The batches, as they arrived. Nothing about them is checked but their size.
     pub batch: Pieces,
 }
@@ -267,7 +348,7 @@ impl Assembler {
                 let header = self.check(first)?;
                 if self.piece.len() >= header.frame_len() {
                     self.piece.advance(LINK_HEADER_BYTES);
-                    let control = self.piece.split_to(header.control_len());
+                    let control = Section::cut(&mut self.piece, header.control_len());
                     header.check_control(&control)?;
                     let batch = match header.batch_len() {
                         0 => Pieces::None,
@@ -297,6 +378,7 @@ impl Assembler {
         self.fill()
     }
 
+    #[inline]
     fn check(&self, bytes: &[u8; LINK_HEADER_BYTES]) -> Result<LinkHeader, ErrorCode> {
         let header = LinkHeader::parse(bytes)?;
         // P-30: what may not arrive here is refused before its bytes are awaited.
@@ -420,7 +502,7 @@ fn assemble(header: LinkHeader, pieces: Vec<Bytes>) -> Result<Frame, ErrorCode> 
     }
     Ok(Frame {
         header,
-        control,
+        control: control.into(),
         batch,
     })
 }

@@ -11,7 +11,7 @@ use tiderace_base::limits::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, CONTROL_BYTES_MAX, DELIVER_BYTES_MAX, LINK_HEADER_BYTES,
 };
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The first two bytes of every frame: "Tr".
 pub const LINK_MAGIC: u16 = 0x7254;
@@ -213,9 +213,10 @@ impl Flags {
     }
 }
 
-/// The header before everything that crosses a link.
-#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
+/// The header before everything that crosses a link. Aligned so that it moves in whole words; it is copied out of what
+/// arrived, which lies anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
 pub struct LinkHeader {
     magic: U16,
     version: u8,
@@ -234,7 +235,6 @@ const _: () = {
         size_of::<LinkHeader>() == LINK_HEADER_BYTES,
         "a link header has its published size"
     );
-    assert!(align_of::<LinkHeader>() == 1, "a link header lies anywhere");
     assert!(
         core::mem::offset_of!(LinkHeader, message_id) == 8,
         "the message id is at 8"
@@ -286,33 +286,39 @@ impl LinkHeader {
     ///
     /// # Errors
     /// The code with which the connection ends.
+    #[inline]
     pub fn parse(bytes: &[u8; LINK_HEADER_BYTES]) -> Result<Self, ErrorCode> {
         let header: Self = zerocopy::transmute!(*bytes);
-        if header.magic.get() != LINK_MAGIC {
+        header.check()?;
+        Ok(header)
+    }
+
+    fn check(&self) -> Result<(), ErrorCode> {
+        if self.magic.get() != LINK_MAGIC {
             return Err(ErrorCode::BadMagic);
         }
-        if header.version != LINK_VERSION {
+        if self.version != LINK_VERSION {
             return Err(ErrorCode::BadVersion);
         }
         // P-1: no other field is believed before the checksum holds.
-        if crc32c(&bytes[..HEADER_CRC_AT]) != header.header_crc.get() {
+        if crc32c(&self.bytes()[..HEADER_CRC_AT]) != self.header_crc.get() {
             return Err(ErrorCode::BadChecksum);
         }
-        let kind = Kind::try_from(header.kind)?;
+        let kind = Kind::try_from(self.kind)?;
         // P-2
-        if Flags::from_bits(header.flags.get()).is_none() || header.reserved.get() != 0 {
+        if Flags::from_bits(self.flags.get()).is_none() || self.reserved.get() != 0 {
             return Err(ErrorCode::BadFlags);
         }
         // P-3
         let (control_min, control_max) = kind.control_bounds();
         let (batch_min, batch_max) = kind.batch_bounds();
-        let control = header.control_len();
-        let batch = header.batch_len();
+        let control = self.control_len();
+        let batch = self.batch_len();
         if control < control_min || control > control_max || batch < batch_min || batch > batch_max
         {
             return Err(ErrorCode::BadLength);
         }
-        Ok(header)
+        Ok(())
     }
 
     /// Checks the control section that arrived behind the header.

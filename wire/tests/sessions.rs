@@ -345,7 +345,7 @@ fn what_breaks_the_framing_or_the_credit_ends_the_connection_and_nothing_else_do
     });
     let mut control = bad.control.to_vec();
     control[6] = 0xff;
-    bad.control = Bytes::from(control);
+    bad.control = Bytes::from(control).into();
     assert_eq!(
         code(server.receive(&bad)),
         Some((ErrorCode::BadControl, false))
@@ -364,7 +364,7 @@ fn anything_wrong_with_the_handshake_ends_the_connection() {
     let mut bad = hello(1, 1, 1);
     let mut control = bad.control.to_vec();
     control[2] = 1;
-    bad.control = Bytes::from(control);
+    bad.control = Bytes::from(control).into();
     let mut server = Server::new(Mono::from_ns(0), WINDOW);
     assert_eq!(
         code(server.receive(&bad)),

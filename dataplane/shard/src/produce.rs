@@ -81,16 +81,21 @@ enum KnownAs {
     Forgotten,
 }
 
-/// Copies the first bytes of a batch, which may lie in several pieces.
-pub(crate) fn gather_header(pieces: &[Bytes]) -> Option<[u8; BATCH_HEADER_BYTES]> {
-    let mut bytes = [0; BATCH_HEADER_BYTES];
+/// The first bytes of a batch: where they lie, or, where they lie in several pieces, copied into `gathered`.
+fn gather_header<'a>(
+    pieces: &'a [Bytes],
+    gathered: &'a mut [u8; BATCH_HEADER_BYTES],
+) -> Option<&'a [u8; BATCH_HEADER_BYTES]> {
+    if let Some(whole) = pieces.first()?.first_chunk() {
+        return Some(whole);
+    }
     let mut filled = 0;
     for piece in pieces {
         let take = piece.len().min(BATCH_HEADER_BYTES - filled);
-        bytes[filled..filled + take].copy_from_slice(&piece[..take]);
+        gathered[filled..filled + take].copy_from_slice(&piece[..take]);
         filled += take;
         if filled == BATCH_HEADER_BYTES {
-            return Some(bytes);
+            return Some(gathered);
         }
     }
     None
@@ -104,8 +109,10 @@ impl Shard {
         produce: Produce,
         pieces: &[Bytes],
     ) -> Result<Accepted, Rejected> {
-        let first = gather_header(pieces).ok_or(Rejected::code(ErrorCode::BatchHeader))?;
-        let header = *BatchHeader::parse(&first).map_err(|error| Rejected::code(error.code()))?;
+        let mut gathered = [0; BATCH_HEADER_BYTES];
+        let first =
+            gather_header(pieces, &mut gathered).ok_or(Rejected::code(ErrorCode::BatchHeader))?;
+        let header = BatchHeader::parse(first).map_err(|error| Rejected::code(error.code()))?;
         let batch_bytes: usize = pieces.iter().map(Bytes::len).sum();
         header
             .check_door(batch_bytes - BATCH_HEADER_BYTES)
@@ -119,10 +126,10 @@ impl Shard {
         }
         let idempotent = header.attributes().is_idempotent();
         if idempotent {
-            if let Some(earlier) = self.judge(index, &header, produce)? {
+            if let Some(earlier) = self.judge(index, header, produce)? {
                 return Ok(earlier);
             }
-            self.make_way(now, index, &header, pieces)?;
+            self.make_way(now, index, header, pieces)?;
         }
         self.start_epoch(now, place.slot)?;
         let slot = &mut self.slots[usize::from(place.slot.get())];
@@ -142,10 +149,10 @@ impl Shard {
         for piece in pieces {
             draft.copy(piece);
         }
-        let batch = draft.bytes_mut();
-        let (head, payload) = batch.split_at_mut(BATCH_HEADER_BYTES);
-        check_payload(&header, payload)?;
-        let mut placed_header = header;
+        let end = draft.end();
+        let (head, payload) = draft.bytes_mut().split_at_mut(BATCH_HEADER_BYTES);
+        check_payload(header, payload)?;
+        let placed_header = BatchHeader::parse_mut(head).expect("a copy of what was parsed");
         placed_header.place(Placement {
             base_offset,
             slot_seq,
@@ -154,7 +161,7 @@ impl Shard {
             entry_kind: EntryKind::Data,
             append_time_us,
         });
-        head.copy_from_slice(placed_header.bytes());
+        let appended = Appended::from_header(placed_header, end);
         draft.checked(header.body_len(), header.body_crc());
         let placed = draft.commit(EntryMeta {
             key: Some(partition.key),
@@ -169,7 +176,6 @@ impl Shard {
         slot.slot.placed(slot_seq);
         slot.applied = placed.end;
         slot.dirty = true;
-        let appended = Appended::from_header(&placed_header, placed.end);
         let stream = partition.stream.as_deref();
         let durability = stream.map_or(Durability::Local, |stream| stream.durability);
         let mut room = self.producer_room.of(index);

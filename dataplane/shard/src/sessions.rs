@@ -19,9 +19,10 @@ use tiderace_base::limits::{
 use tiderace_base::mesh::{Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
 use tiderace_base::time::Now;
+use tiderace_wire::assembly::Frame;
 use tiderace_wire::credit::Amount;
 use tiderace_wire::error::ErrorCode;
-use tiderace_wire::frame::{Ack, Credit, CreditScope, Goodbye, GoodbyeReason, Pong};
+use tiderace_wire::frame::{Ack, Credit, CreditScope, Goodbye, GoodbyeReason, Pong, Produce};
 use tiderace_wire::session::{Fault, Identity, Request, Server};
 
 /// Whether a connection's next frame may be taken.
@@ -96,8 +97,8 @@ impl Shard {
                 connection.backlog.clear();
                 return;
             }
-            if let Some(blocked) = connection.blocked.take()
-                && self.produce(now, connection, blocked, effects) == Flow::Blocked
+            if let Some(Blocked { frame, produce }) = connection.blocked.take()
+                && self.produce(now, connection, frame, produce, effects) == Flow::Blocked
             {
                 return self.listen(connection, false, effects);
             }
@@ -108,7 +109,7 @@ impl Shard {
                 Ok(Some(frame)) => {
                     let flow = match connection.session.receive(&frame) {
                         Ok(Request::Produce(produce)) => {
-                            self.produce(now, connection, Blocked { frame, produce }, effects)
+                            self.produce(now, connection, frame, produce, effects)
                         }
                         Ok(request) => {
                             self.request(connection, frame.header.message_id(), request, effects);
@@ -197,13 +198,13 @@ impl Shard {
         &mut self,
         now: Now,
         connection: &mut Connection,
-        blocked: Blocked,
+        frame: Frame,
+        produce: Produce,
         effects: &mut Effects,
     ) -> Flow {
-        let Blocked { frame, produce } = &blocked;
         let request = frame.header.message_id();
         let credit_bytes = frame.header.batch_len() as u64;
-        match self.append(now, *produce, frame.batch.as_slice()) {
+        match self.append(now, produce, frame.batch.as_slice()) {
             Ok(accepted) => {
                 if let Some(waiting) = self.promise(
                     now,
@@ -231,7 +232,7 @@ impl Shard {
                     connection.waiting = true;
                     self.waiting_for_room.push_back(connection.id);
                 }
-                connection.blocked = Some(blocked);
+                connection.blocked = Some(Blocked { frame, produce });
                 Flow::Blocked
             }
             Err(Rejected::Elsewhere(place)) => {
@@ -251,7 +252,7 @@ impl Shard {
                         connection.waiting = true;
                         self.waiting_for_mesh.push_back(connection.id);
                     }
-                    connection.blocked = Some(blocked);
+                    connection.blocked = Some(Blocked { frame, produce });
                     return Flow::Blocked;
                 }
                 let origin = Origin {
@@ -260,8 +261,8 @@ impl Shard {
                     request,
                 };
                 self.forwarded_out.insert(origin, credit_bytes);
-                let Blocked { frame, .. } = blocked;
-                self.forward(origin, to, frame.control, frame.batch.into_vec(), effects);
+                let control = Bytes::copy_from_slice(&frame.control);
+                self.forward(origin, to, control, frame.batch.into_vec(), effects);
                 Flow::On
             }
         }

@@ -49,11 +49,24 @@ pub struct Draft<'a> {
     committed: bool,
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    /// A draft at the end of the open chunk, which has room for `bytes_max`.
+    #[inline]
+    pub(crate) fn new(journal: &'a mut Journal, bytes_max: usize) -> Self {
+        Self {
+            start: journal.regions.filled().len(),
+            bytes_max,
+            checksum: None,
+            committed: false,
+            journal,
+        }
+    }
+
     /// Adds the next piece of the entry.
     ///
     /// # Panics
     /// When the pieces exceed what the draft was asked for.
+    #[inline]
     pub fn copy(&mut self, piece: &[u8]) {
         let open = self.journal.regions.open();
         assert!(
@@ -64,6 +77,13 @@ impl Draft<'_> {
         self.checksum = None;
     }
 
+    /// Where the entry ends if nothing more is copied.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        let filled = self.journal.regions.filled().len();
+        self.journal.open.lsn.advance(filled as u64)
+    }
+
     /// What was copied so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -71,6 +91,7 @@ impl Draft<'_> {
     }
 
     /// What was copied so far, to be placed.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.journal.regions.open()[self.start..]
     }
@@ -80,6 +101,7 @@ impl Draft<'_> {
     ///
     /// # Panics
     /// When fewer were copied.
+    #[inline]
     pub fn checked(&mut self, bytes: usize, crc: u32) {
         assert!(bytes <= self.bytes().len(), "what is checked was copied");
         self.checksum = Some((bytes, crc));
@@ -89,6 +111,7 @@ impl Draft<'_> {
     ///
     /// # Panics
     /// When nothing was copied, or `meta` names a partition and no offsets.
+    #[inline]
     pub fn commit(mut self, meta: EntryMeta) -> Placed {
         self.committed = true;
         let start = self.start;
@@ -134,7 +157,8 @@ impl Drop for Draft<'_> {
 }
 
 impl Journal {
-    pub(crate) fn start_draft(&mut self, class: Class, bytes: usize) -> Result<Draft<'_>, Refused> {
+    /// Sees to it that the open chunk has room for an entry of `bytes`.
+    pub(crate) fn make_room(&mut self, class: Class, bytes: usize) -> Result<(), Refused> {
         assert!(
             bytes > 0 && bytes <= self.settings.chunk_bytes_max - BLOCK_BYTES,
             "an entry fits a chunk"
@@ -165,13 +189,7 @@ impl Journal {
                 return Err(refused);
             }
         }
-        Ok(Draft {
-            start: self.regions.filled().len(),
-            bytes_max: bytes,
-            checksum: None,
-            committed: false,
-            journal: self,
-        })
+        Ok(())
     }
 
     /// Opens a chunk with room for `bytes` of entries.
