@@ -115,6 +115,18 @@ pub(super) fn all(rate: f64) -> Vec<Case> {
             figure: Figure::Median,
         },
         Case {
+            name: "1000 x 1000 B batches, one in flight",
+            stream: "compare-largest",
+            connections: 4,
+            in_flight: 1,
+            partitions: 4,
+            batch_records: 1000,
+            record_bytes: 1000,
+            kept_bytes: KEPT_BYTES,
+            rate: None,
+            figure: Figure::Tail,
+        },
+        Case {
             name: "1 KB records at a rate",
             stream: "compare-rate",
             connections: 16,
