@@ -115,45 +115,40 @@ impl Eq for Pieces {}
 /// A control section in one piece. A short one, as a produce frame's, is copied: that costs less than one more reference
 /// to the piece that it lies in.
 #[derive(Clone)]
-pub enum Section {
-    /// Copied.
-    Short {
-        /// How many of the bytes.
-        len: u8,
-        /// The section, from the front.
-        bytes: [u8; Section::SHORT_BYTES_MAX],
-    },
+pub struct Section(Held);
+
+#[derive(Clone)]
+enum Held {
+    /// Copied: so many bytes from the front.
+    Short(u8, [u8; SHORT_BYTES_MAX]),
     /// As it arrived.
     Long(Bytes),
 }
 
-impl Section {
-    /// The most that is copied: what makes a section no larger than a reference.
-    const SHORT_BYTES_MAX: usize = 23;
+/// The most that is copied: what makes a section no larger than a reference.
+const SHORT_BYTES_MAX: usize = 23;
 
+impl Section {
     /// Cuts the first `len` bytes off a piece.
     ///
     /// # Panics
     /// When the piece has fewer.
     #[inline]
     fn cut(piece: &mut Bytes, len: usize) -> Self {
-        if len > Self::SHORT_BYTES_MAX {
-            return Self::Long(piece.split_to(len));
+        if len > SHORT_BYTES_MAX {
+            return Self(Held::Long(piece.split_to(len)));
         }
         let bytes = match piece.first_chunk() {
             // What lies behind the section is copied along, and never looked at.
             Some(first) => *first,
             None => {
-                let mut bytes = [0; Self::SHORT_BYTES_MAX];
+                let mut bytes = [0; SHORT_BYTES_MAX];
                 bytes[..len].copy_from_slice(&piece[..len]);
                 bytes
             }
         };
         piece.advance(len);
-        Self::Short {
-            len: len as u8,
-            bytes,
-        }
+        Self(Held::Short(len as u8, bytes))
     }
 }
 
@@ -166,16 +161,16 @@ impl core::ops::Deref for Section {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match self {
-            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
-            Self::Long(bytes) => bytes,
+        match &self.0 {
+            Held::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Held::Long(bytes) => bytes,
         }
     }
 }
 
 impl From<Bytes> for Section {
     fn from(bytes: Bytes) -> Self {
-        Self::Long(bytes)
+        Self(Held::Long(bytes))
     }
 }
 

@@ -4,38 +4,57 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tiderace_base::ids::MessageId;
-use tiderace_base::limits::{FIRST_FRAME_BYTES_MAX, RECEIVE_BUFFERS_HELD_MAX};
+use tiderace_base::limits::{FIRST_FRAME_BYTES_MAX, LINK_HEADER_BYTES, RECEIVE_BUFFERS_HELD_MAX};
 use tiderace_base::position::{Epoch, Offset};
 use tiderace_wire::assembly::{Assembler, Frame, Receiver};
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Hello, Ping, Produce, StreamList};
 use tiderace_wire::link::{Direction, Flags, Kind, LinkHeader};
 
-/// Frames as a client sends them: with and without batches, small and large.
-fn stream(sizes: &[usize]) -> (Vec<u8>, Vec<(Kind, Vec<u8>)>) {
+/// A frame: its kind, its control section and its batches.
+type Sent = (Kind, Vec<u8>, Vec<u8>);
+
+/// Frames as a client sends them: with and without batches, small and large; control sections of 6 to 54 bytes.
+fn stream(sizes: &[usize]) -> (Vec<u8>, Vec<Sent>) {
     let mut out = BytesMut::new();
     let mut expected = Vec::new();
     for (index, size) in sizes.iter().enumerate() {
         let id = MessageId::new(index as u64 + 1);
-        if *size < 129 {
-            Ping {
-                nonce: *size as u64,
+        let control_at = out.len() + LINK_HEADER_BYTES;
+        match *size {
+            0..80 => {
+                let nonce = *size as u64;
+                Ping { nonce }.encode(&mut out, id);
+                expected.push((Kind::Ping, out[control_at..].to_vec(), Vec::new()));
             }
-            .encode(&mut out, id);
-            expected.push((Kind::Ping, Vec::new()));
-        } else {
-            let produce = Produce {
-                epoch: Epoch::new(index as u32),
-                produce_slot: 0,
-                since: Offset::ZERO,
-            };
-            produce.encode(&mut out, id, Flags::NONE, *size);
-            let batch: Vec<u8> = (0..*size).map(|at| (at * 7 + index) as u8).collect();
-            out.extend_from_slice(&batch);
-            expected.push((Kind::Produce, batch));
+            80..129 => {
+                let list = StreamList {
+                    limit: 9,
+                    after: "o".repeat(*size - 80).into(),
+                };
+                list.encode(&mut out, id);
+                expected.push((Kind::StreamList, out[control_at..].to_vec(), Vec::new()));
+            }
+            _ => {
+                let produce = Produce {
+                    epoch: Epoch::new(index as u32),
+                    produce_slot: 0,
+                    since: Offset::ZERO,
+                };
+                produce.encode(&mut out, id, Flags::NONE, *size);
+                let control = out[control_at..].to_vec();
+                let batch: Vec<u8> = (0..*size).map(|at| (at * 7 + index) as u8).collect();
+                out.extend_from_slice(&batch);
+                expected.push((Kind::Produce, control, batch));
+            }
         }
     }
     (out.to_vec(), expected)
+}
+
+fn received(frame: Frame) -> Sent {
+    let batch = frame.batch.into_contiguous().to_vec();
+    (frame.header.kind(), frame.control.to_vec(), batch)
 }
 
 fn drain(assembler: &mut Assembler, out: &mut Vec<Frame>) -> Result<(), ErrorCode> {
@@ -73,7 +92,7 @@ proptest! {
         prop_assert!(!assembler.is_midway());
         let frames: Vec<_> = frames.into_iter().enumerate().map(|(index, frame)| {
             assert_eq!(frame.header.message_id().get(), index as u64 + 1);
-            (frame.header.kind(), frame.batch.into_contiguous().to_vec())
+            received(frame)
         }).collect();
         prop_assert_eq!(frames, expected);
     }
@@ -81,7 +100,7 @@ proptest! {
 
 #[test]
 fn one_byte_at_a_time_gives_the_same_frames() {
-    let (bytes, expected) = stream(&[0, 129, 5000, 3]);
+    let (bytes, expected) = stream(&[0, 129, 5000, 80, 128, 3]);
     let mut assembler = open();
     let mut frames = Vec::new();
     for byte in bytes {
@@ -89,11 +108,24 @@ fn one_byte_at_a_time_gives_the_same_frames() {
         drain(&mut assembler, &mut frames).expect("well formed");
     }
     assert_eq!(frames.len(), expected.len());
-    for (frame, (kind, batch)) in frames.into_iter().zip(expected) {
-        assert_eq!(
-            (frame.header.kind(), frame.batch.into_contiguous().to_vec()),
-            (kind, batch)
-        );
+    for (frame, sent) in frames.into_iter().zip(expected) {
+        assert_eq!(received(frame), sent);
+    }
+}
+
+#[test]
+fn a_control_section_of_any_length_comes_out_of_one_piece_whatever_lies_behind_it() {
+    for behind in [&[][..], &[0], &[0, 129]] {
+        for size in 80..129 {
+            let sizes = [&[size], behind].concat();
+            let (bytes, expected) = stream(&sizes);
+            let mut assembler = open();
+            assembler.push(bytes.into());
+            let mut frames = Vec::new();
+            drain(&mut assembler, &mut frames).expect("well formed");
+            let frames: Vec<_> = frames.into_iter().map(received).collect();
+            assert_eq!(frames, expected);
+        }
     }
 }
 

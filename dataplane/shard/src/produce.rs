@@ -172,6 +172,7 @@ impl Shard {
             next_offset: next,
             append_time_us,
         });
+        assert_eq!(placed.end, end, "the draft holds the batch and no more");
 
         slot.slot.placed(slot_seq);
         slot.applied = placed.end;
