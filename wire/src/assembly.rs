@@ -188,15 +188,65 @@ impl core::fmt::Debug for Section {
     }
 }
 
-/// A whole frame whose header and control section are checked.
+/// What goes before a frame's batches, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Frame {
+pub struct Front {
     /// Checked.
     pub header: LinkHeader,
     /// Its checksum holds.
     pub control: Section,
+}
+
+/// A whole frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// Checked.
+    pub front: Front,
     /// The batches, as they arrived. Nothing about them is checked but their size.
     pub batch: Pieces,
+}
+
+/// The first `len` bytes of pieces: what lies behind them in the last piece belongs to somebody else.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pieces: &'a [Bytes],
+    len: usize,
+}
+
+impl<'a> View<'a> {
+    /// All bytes of `pieces`.
+    #[must_use]
+    pub fn all(pieces: &'a [Bytes]) -> Self {
+        let len = pieces.iter().map(Bytes::len).sum();
+        Self { pieces, len }
+    }
+
+    /// How many bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub const fn len(self) -> usize {
+        self.len
+    }
+
+    /// The bytes, in order, as slices that are not empty.
+    #[inline]
+    pub fn slices(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut left = self.len;
+        self.pieces.iter().filter_map(move |piece| {
+            let count = piece.len().min(left);
+            left -= count;
+            (count > 0).then(|| &piece[..count])
+        })
+    }
+}
+
+/// Where the batches of the frame lie whose front was given.
+#[derive(Debug)]
+enum Behind {
+    /// The next bytes of the current piece, so many.
+    Here(usize),
+    /// In pieces of their own.
+    Apart(Pieces),
 }
 
 /// Which end of a link receives.
@@ -258,6 +308,7 @@ pub struct Assembler {
     failed: Option<ErrorCode>,
     piece: Bytes,
     partial: Partial,
+    behind: Behind,
 }
 
 impl Assembler {
@@ -270,6 +321,7 @@ impl Assembler {
             failed: None,
             piece: Bytes::new(),
             partial: NOTHING,
+            behind: Behind::Here(0),
         }
     }
 
@@ -295,9 +347,23 @@ impl Assembler {
     /// # Errors
     /// The code with which the connection ends. Every later call says the same.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, ErrorCode> {
+        let front = self.next_front()?;
+        Ok(front.map(|front| Frame {
+            front,
+            batch: self.take_batch(),
+        }))
+    }
+
+    /// The front of the next whole frame; `None` when more must arrive. Its batches are seen by [`Assembler::batch`], without
+    /// a reference to what they lie in, or taken by [`Assembler::take_batch`]; the next call skips what is left of them.
+    ///
+    /// # Errors
+    /// As [`Assembler::next_frame`].
+    pub fn next_front(&mut self) -> Result<Option<Front>, ErrorCode> {
         if let Some(code) = self.failed {
             return Err(code);
         }
+        self.skip_batch();
         let result = self.advance();
         if let Err(code) = result {
             self.failed = Some(code);
@@ -305,6 +371,35 @@ impl Assembler {
             self.partial = NOTHING;
         }
         result
+    }
+
+    /// The batches of the frame whose front was given last.
+    #[must_use]
+    pub fn batch(&self) -> View<'_> {
+        match &self.behind {
+            Behind::Here(len) => View {
+                pieces: core::slice::from_ref(&self.piece),
+                len: *len,
+            },
+            Behind::Apart(pieces) => View::all(pieces.as_slice()),
+        }
+    }
+
+    /// The same, to keep.
+    pub fn take_batch(&mut self) -> Pieces {
+        match core::mem::replace(&mut self.behind, Behind::Here(0)) {
+            Behind::Here(0) => Pieces::None,
+            Behind::Here(len) => Pieces::One(self.piece.split_to(len)),
+            Behind::Apart(pieces) => pieces,
+        }
+    }
+
+    /// Lets the batches go.
+    pub fn skip_batch(&mut self) {
+        match core::mem::replace(&mut self.behind, Behind::Here(0)) {
+            Behind::Here(len) => self.piece.advance(len),
+            Behind::Apart(_) => {}
+        }
     }
 
     /// Bytes that an incomplete frame holds here, receive buffers counted by what is used of them.
@@ -334,7 +429,7 @@ impl Assembler {
         !self.piece.is_empty() || !matches!(self.partial, Partial::Header { len: 0, .. })
     }
 
-    fn advance(&mut self) -> Result<Option<Frame>, ErrorCode> {
+    fn advance(&mut self) -> Result<Option<Front>, ErrorCode> {
         if let Partial::Header { bytes, len } = &mut self.partial {
             if *len == 0
                 && let Some(first) = self.piece.first_chunk::<LINK_HEADER_BYTES>()
@@ -345,15 +440,8 @@ impl Assembler {
                     self.piece.advance(LINK_HEADER_BYTES);
                     let control = Section::cut(&mut self.piece, header.control_len());
                     header.check_control(&control)?;
-                    let batch = match header.batch_len() {
-                        0 => Pieces::None,
-                        batch_len => Pieces::One(self.piece.split_to(batch_len)),
-                    };
-                    return Ok(Some(Frame {
-                        header,
-                        control,
-                        batch,
-                    }));
+                    self.behind = Behind::Here(header.batch_len());
+                    return Ok(Some(Front { header, control }));
                 }
                 self.piece.advance(LINK_HEADER_BYTES);
                 self.begin(header);
@@ -402,7 +490,7 @@ impl Assembler {
     }
 
     /// Adds what is there of the current piece to the frame that has begun.
-    fn fill(&mut self) -> Result<Option<Frame>, ErrorCode> {
+    fn fill(&mut self) -> Result<Option<Front>, ErrorCode> {
         if let Partial::Held {
             header,
             pieces,
@@ -428,9 +516,8 @@ impl Assembler {
                 if *len < wanted {
                     return Ok(None);
                 }
-                let frame = assemble(*header, core::mem::take(pieces));
-                self.partial = NOTHING;
-                return frame.map(Some);
+                let whole = assemble(*header, core::mem::take(pieces));
+                return self.assembled(whole);
             }
         }
         let Partial::Own { header, bytes } = &mut self.partial else {
@@ -444,9 +531,15 @@ impl Assembler {
         if bytes.len() < wanted {
             return Ok(None);
         }
-        let frame = assemble(*header, vec![core::mem::take(bytes).freeze()]);
+        let whole = assemble(*header, vec![core::mem::take(bytes).freeze()]);
+        self.assembled(whole)
+    }
+
+    fn assembled(&mut self, whole: Result<Frame, ErrorCode>) -> Result<Option<Front>, ErrorCode> {
         self.partial = NOTHING;
-        frame.map(Some)
+        let Frame { front, batch } = whole?;
+        self.behind = Behind::Apart(batch);
+        Ok(Some(front))
     }
 }
 
@@ -495,9 +588,9 @@ fn assemble(header: LinkHeader, pieces: Vec<Bytes>) -> Result<Frame, ErrorCode> 
     for piece in pieces {
         batch.push(piece);
     }
+    let control = control.into();
     Ok(Frame {
-        header,
-        control: control.into(),
+        front: Front { header, control },
         batch,
     })
 }

@@ -54,7 +54,11 @@ fn stream(sizes: &[usize]) -> (Vec<u8>, Vec<Sent>) {
 
 fn received(frame: Frame) -> Sent {
     let batch = frame.batch.into_contiguous().to_vec();
-    (frame.header.kind(), frame.control.to_vec(), batch)
+    (
+        frame.front.header.kind(),
+        frame.front.control.to_vec(),
+        batch,
+    )
 }
 
 fn drain(assembler: &mut Assembler, out: &mut Vec<Frame>) -> Result<(), ErrorCode> {
@@ -91,10 +95,53 @@ proptest! {
         }
         prop_assert!(!assembler.is_midway());
         let frames: Vec<_> = frames.into_iter().enumerate().map(|(index, frame)| {
-            assert_eq!(frame.header.message_id().get(), index as u64 + 1);
+            assert_eq!(frame.front.header.message_id().get(), index as u64 + 1);
             received(frame)
         }).collect();
         prop_assert_eq!(frames, expected);
+    }
+}
+
+proptest! {
+    #[test]
+    fn batches_that_are_seen_taken_or_skipped_are_the_same_and_hide_no_frame(
+        sizes in prop::collection::vec(prop_oneof![0_usize..129, 129_usize..600, 60_000..200_000_usize], 1..12),
+        cuts in prop::collection::vec(prop_oneof![1..64_usize, 200..20_000_usize, Just(1 << 20)], 1..50),
+        ends in prop::collection::vec(0..4_u8, 1..12),
+    ) {
+        let (bytes, expected) = stream(&sizes);
+        let mut assembler = open();
+        let mut expected = expected.into_iter();
+        let mut ends = ends.iter().cycle();
+        let mut rest = Bytes::from(bytes);
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            assembler.push(rest.split_to((*cut).min(rest.len())));
+            while let Some(front) = assembler.next_front().expect("well formed") {
+                let (kind, control, batch) = expected.next().expect("no frame is made up");
+                prop_assert_eq!((front.header.kind(), &front.control[..]), (kind, &control[..]));
+                let seen = assembler.batch();
+                prop_assert_eq!(seen.len(), batch.len());
+                let slices: Vec<&[u8]> = seen.slices().collect();
+                prop_assert!(slices.iter().all(|slice| !slice.is_empty()));
+                prop_assert_eq!(slices.concat(), batch.clone());
+                match ends.next() {
+                    Some(0) => prop_assert_eq!(&assembler.take_batch().into_contiguous()[..], &batch[..]),
+                    Some(1) => assembler.skip_batch(),
+                    Some(2) => {
+                        assembler.skip_batch();
+                        prop_assert_eq!(assembler.batch().len(), 0);
+                        prop_assert!(assembler.take_batch().is_empty());
+                    }
+                    // The next call skips it.
+                    _ => {}
+                }
+            }
+            prop_assert!(assembler.held_pieces() <= RECEIVE_BUFFERS_HELD_MAX);
+        }
+        prop_assert!(expected.next().is_none() && !assembler.is_midway());
     }
 }
 
@@ -213,6 +260,9 @@ fn a_control_section_across_pieces_is_joined() {
             drain(&mut assembler, &mut frames).expect("well formed");
         }
         assert_eq!(frames.len(), 2, "cut at {cut}");
-        assert_eq!(StreamList::decode(&frames[0].control), Ok(list.clone()));
+        assert_eq!(
+            StreamList::decode(&frames[0].front.control),
+            Ok(list.clone())
+        );
     }
 }

@@ -78,7 +78,7 @@ fn credit(id: u64, scope: CreditScope, bytes_total: u64, batches_total: u64) -> 
 fn open() -> Server {
     let mut server = Server::new(Mono::from_ns(0), WINDOW);
     assert!(matches!(
-        server.receive(&hello(1, 1, 1)),
+        server.receive(&hello(1, 1, 1).front),
         Ok(Request::Hello(_))
     ));
     server
@@ -92,13 +92,13 @@ fn code<T>(result: Result<T, Fault>) -> Option<(ErrorCode, bool)> {
 #[test]
 fn message_ids_only_grow() {
     let mut server = open();
-    assert!(server.receive(&ping(5)).is_ok(), "gaps are allowed");
-    let replayed = server.receive(&ping(5));
+    assert!(server.receive(&ping(5).front).is_ok(), "gaps are allowed");
+    let replayed = server.receive(&ping(5).front);
     assert_eq!(code(replayed), Some((ErrorCode::MessageIdOrder, true)));
     assert_eq!(server.phase(), Phase::Closed);
     let mut server = Server::new(Mono::from_ns(0), WINDOW);
     assert_eq!(
-        code(server.receive(&hello(1, 1, 0))),
+        code(server.receive(&hello(1, 1, 0).front)),
         Some((ErrorCode::MessageIdOrder, true)),
         "zero is no id"
     );
@@ -109,16 +109,16 @@ fn message_ids_only_grow() {
 fn before_the_hello_nothing_else_is_taken_and_no_second_one_after() {
     let mut server = Server::new(Mono::from_ns(0), WINDOW);
     assert_eq!(
-        code(server.receive(&ping(1))),
+        code(server.receive(&ping(1).front)),
         Some((ErrorCode::NotReady, true))
     );
     let mut server = open();
     assert_eq!(
-        code(server.receive(&hello(1, 1, 2))),
+        code(server.receive(&hello(1, 1, 2).front)),
         Some((ErrorCode::BadKind, true))
     );
     assert_eq!(
-        code(server.receive(&ping(3))),
+        code(server.receive(&ping(3).front)),
         Some((ErrorCode::BadKind, true)),
         "closed for good"
     );
@@ -164,7 +164,7 @@ fn a_hello_without_a_common_version_is_refused() {
         (3, 1, false),
     ] {
         let mut server = Server::new(Mono::from_ns(0), WINDOW);
-        let result = server.receive(&hello(min, max, 1));
+        let result = server.receive(&hello(min, max, 1).front);
         assert_eq!(
             code(result),
             (!is_common).then_some((ErrorCode::BadVersion, true)),
@@ -196,19 +196,19 @@ fn a_hello_that_stalls_ends_the_connection() {
 #[test]
 fn a_producer_that_overspends_loses_its_connection() {
     let mut server = open();
-    assert!(server.receive(&produce(2, 500)).is_ok());
-    assert!(server.receive(&produce(3, 500)).is_ok());
+    assert!(server.receive(&produce(2, 500).front).is_ok());
+    assert!(server.receive(&produce(3, 500).front).is_ok());
     assert_eq!(server.link().outstanding().bytes, 1000);
     assert_eq!(
-        code(server.receive(&produce(4, 129))),
+        code(server.receive(&produce(4, 129).front)),
         Some((ErrorCode::NoCredit, true))
     );
     let mut server = open();
     for id in 2..6 {
-        assert!(server.receive(&produce(id, 129)).is_ok());
+        assert!(server.receive(&produce(id, 129).front).is_ok());
     }
     assert_eq!(
-        code(server.receive(&produce(6, 129))),
+        code(server.receive(&produce(6, 129).front)),
         Some((ErrorCode::NoCredit, true)),
         "batches count too"
     );
@@ -217,10 +217,10 @@ fn a_producer_that_overspends_loses_its_connection() {
 #[test]
 fn credit_comes_back_in_steps_of_half_a_window() {
     let mut server = open();
-    assert!(server.receive(&produce(2, 400)).is_ok());
+    assert!(server.receive(&produce(2, 400).front).is_ok());
     server.give_back(400);
     assert_eq!(server.grant(), None);
-    assert!(server.receive(&produce(3, 400)).is_ok());
+    assert!(server.receive(&produce(3, 400).front).is_ok());
     server.give_back(400);
     let credit = server.grant().expect("half of either unit is free again");
     assert_eq!(
@@ -265,16 +265,16 @@ fn requests_without_credit_are_counted_on_both_sides() {
     let mut server = open();
     let limit = UNCREDITED_OUTSTANDING_MAX as u64;
     for id in 2..2 + limit {
-        assert!(server.receive(&delete(id)).is_ok());
+        assert!(server.receive(&delete(id).front).is_ok());
     }
-    let refused = server.receive(&delete(20));
+    let refused = server.receive(&delete(20).front);
     assert_eq!(code(refused), Some((ErrorCode::TooManyOutstanding, false)));
     assert!(
-        server.receive(&ping(21)).is_ok(),
+        server.receive(&ping(21).front).is_ok(),
         "what is answered at once is not counted"
     );
     server.answered();
-    assert!(server.receive(&delete(22)).is_ok());
+    assert!(server.receive(&delete(22).front).is_ok());
 
     let mut client = open_client();
     for _ in 0..limit {
@@ -299,24 +299,24 @@ fn a_client_limits_the_whole_link_only_when_it_says_so() {
     assert!(server.try_deliver(amount) && server.try_deliver(amount));
     assert!(
         server
-            .receive(&credit(2, CreditScope::Link, 2000, 10))
+            .receive(&credit(2, CreditScope::Link, 2000, 10).front)
             .is_ok()
     );
     assert!(server.try_deliver(amount), "800 of 2000 were left");
     assert!(!server.try_deliver(amount), "200 are left");
     assert!(
         server
-            .receive(&credit(3, CreditScope::Link, 1000, 10))
+            .receive(&credit(3, CreditScope::Link, 1000, 10).front)
             .is_ok(),
         "old news"
     );
     assert!(
         server
-            .receive(&credit(4, CreditScope::Link, 2400, 10))
+            .receive(&credit(4, CreditScope::Link, 2400, 10).front)
             .is_ok()
     );
     assert!(server.try_deliver(amount));
-    let slot = server.receive(&credit(5, CreditScope::ProduceSlot, 1, 1));
+    let slot = server.receive(&credit(5, CreditScope::ProduceSlot, 1, 1).front);
     assert_eq!(code(slot), Some((ErrorCode::BadControl, false)));
 }
 
@@ -343,11 +343,11 @@ fn what_breaks_the_framing_or_the_credit_ends_the_connection_and_nothing_else_do
         }
         .encode(out, MessageId::new(2));
     });
-    let mut control = bad.control.to_vec();
+    let mut control = bad.front.control.to_vec();
     control[6] = 0xff;
-    bad.control = Bytes::from(control).into();
+    bad.front.control = Bytes::from(control).into();
     assert_eq!(
-        code(server.receive(&bad)),
+        code(server.receive(&bad.front)),
         Some((ErrorCode::BadControl, false))
     );
     assert_eq!(server.phase(), Phase::Open);
@@ -362,12 +362,12 @@ fn what_breaks_the_framing_or_the_credit_ends_the_connection_and_nothing_else_do
 #[test]
 fn anything_wrong_with_the_handshake_ends_the_connection() {
     let mut bad = hello(1, 1, 1);
-    let mut control = bad.control.to_vec();
+    let mut control = bad.front.control.to_vec();
     control[2] = 1;
-    bad.control = Bytes::from(control).into();
+    bad.front.control = Bytes::from(control).into();
     let mut server = Server::new(Mono::from_ns(0), WINDOW);
     assert_eq!(
-        code(server.receive(&bad)),
+        code(server.receive(&bad.front)),
         Some((ErrorCode::BadControl, true))
     );
     assert_eq!(server.phase(), Phase::Closed);
@@ -380,13 +380,13 @@ fn a_draining_node_answers_each_batch_and_gives_its_credit_back() {
     assert!(server.drain());
     assert!(!server.drain());
     let fault = server
-        .receive(&produce(2, 500))
+        .receive(&produce(2, 500).front)
         .expect_err("nothing new begins");
     assert_eq!((fault.code, fault.is_fatal), (ErrorCode::Draining, false));
     assert_eq!(server.link().outstanding(), Amount::ZERO);
     let answer = frame(|out| fault.encode(out, MessageId::new(1)));
-    assert_eq!(answer.header.kind(), Kind::Produced);
-    let acks: Vec<Ack> = Produced::decode(&answer.control)
+    assert_eq!(answer.front.header.kind(), Kind::Produced);
+    let acks: Vec<Ack> = Produced::decode(&answer.front.control)
         .expect("well formed")
         .acks()
         .collect();
@@ -395,7 +395,7 @@ fn a_draining_node_answers_each_batch_and_gives_its_credit_back() {
         [Ack::refused(MessageId::new(2), ErrorCode::Draining, 0, 0)]
     );
     assert_eq!(
-        code(server.receive(&delete(3))),
+        code(server.receive(&delete(3).front)),
         Some((ErrorCode::Draining, false))
     );
     let unsubscribe = Unsubscribe {
@@ -403,7 +403,7 @@ fn a_draining_node_answers_each_batch_and_gives_its_credit_back() {
     };
     assert!(
         server
-            .receive(&frame(|out| unsubscribe.encode(out, MessageId::new(4))))
+            .receive(&frame(|out| unsubscribe.encode(out, MessageId::new(4))).front)
             .is_ok()
     );
 }

@@ -106,7 +106,7 @@ impl Floor {
         let Some(session) = self.sessions.get_mut(&conn) else {
             return;
         };
-        let kind = frame.header.kind();
+        let kind = frame.front.header.kind();
         match (session.open, kind) {
             (true, Kind::Produce) => {
                 if self.held.is_empty() {
@@ -123,9 +123,9 @@ impl Floor {
                 self.answers.welcome().encode(&mut session.out, id);
             }
             (false, _) => return self.end(conn, ErrorCode::NotReady),
-            (true, _) => match Control::decode(kind, &frame.control) {
+            (true, _) => match Control::decode(kind, &frame.front.control) {
                 Ok(control) => {
-                    let request = frame.header.message_id();
+                    let request = frame.front.header.message_id();
                     let id = session.next_id();
                     self.answers
                         .answer(now, request, control, &mut session.out, id);
@@ -137,7 +137,7 @@ impl Floor {
     }
 
     fn produce(&mut self, conn: ConnectionId, frame: Frame, effects: &mut Effects) {
-        let request = frame.header.message_id();
+        let request = frame.front.header.message_id();
         let answers = &mut self.answers;
         let result = self.log.append(
             &frame.batch,

@@ -385,16 +385,16 @@ impl Connection {
     }
 
     fn frame(&mut self, frame: Frame, out: &mut Vec<Completion>) -> Result<(), Violation> {
-        let id = frame.header.message_id().get();
+        let id = frame.front.header.message_id().get();
         if id <= self.last_received {
             return Err(Violation::Frame(ErrorCode::MessageIdOrder));
         }
         self.last_received = id;
-        let kind = frame.header.kind();
+        let kind = frame.front.header.kind();
         if kind == Kind::Produced && self.state == State::Open {
-            return self.produced(&frame.control, out);
+            return self.produced(&frame.front.control, out);
         }
-        let control = Control::decode(kind, &frame.control)
+        let control = Control::decode(kind, &frame.front.control)
             .map_err(|_| Violation::Frame(ErrorCode::BadControl))?;
         match (self.state, control) {
             (State::AwaitWelcome, Control::Welcome(welcome)) => self.welcome(welcome, out),

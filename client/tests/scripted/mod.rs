@@ -225,7 +225,7 @@ impl Zone {
                 .next_frame()
                 .expect("a client sends valid frames");
             let Some(frame) = frame else { return };
-            let id = frame.header.message_id();
+            let id = frame.front.header.message_id();
             let state = self.session(session);
             assert!(id.get() > state.last_received, "message ids grow");
             state.last_received = id.get();
@@ -242,9 +242,9 @@ impl Zone {
     }
 
     fn frame(&mut self, session: u64, frame: &Frame) {
-        let request = frame.header.message_id();
-        let control =
-            Control::decode(frame.header.kind(), &frame.control).expect("a valid control section");
+        let request = frame.front.header.message_id();
+        let control = Control::decode(frame.front.header.kind(), &frame.front.control)
+            .expect("a valid control section");
         assert!(
             self.session(session).open || matches!(control, Control::Hello(_)),
             "hello comes first"

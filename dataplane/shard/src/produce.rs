@@ -17,6 +17,7 @@ use tiderace_base::position::{Epoch, Lsn, Offset};
 use tiderace_base::time::Now;
 use tiderace_replica::SlotState;
 use tiderace_storage::{Class, EntryMeta, Refused};
+use tiderace_wire::assembly::View;
 use tiderace_wire::batch::{BatchHeader, Codec, Placement};
 use tiderace_wire::body;
 use tiderace_wire::entry::{EntryKind, ExpireReason, ProducerExpire};
@@ -81,18 +82,18 @@ enum KnownAs {
     Forgotten,
 }
 
-/// The first bytes of a batch: where they lie, or, where they lie in several pieces, copied into `gathered`.
+/// The header of a batch: where it lies, or, where it lies in several pieces, copied into `gathered`.
 fn gather_header<'a>(
-    pieces: &'a [Bytes],
+    batch: View<'a>,
     gathered: &'a mut [u8; BATCH_HEADER_BYTES],
 ) -> Option<&'a [u8; BATCH_HEADER_BYTES]> {
-    if let Some(whole) = pieces.first()?.first_chunk() {
+    if let Some(whole) = batch.slices().next()?.first_chunk() {
         return Some(whole);
     }
     let mut filled = 0;
-    for piece in pieces {
-        let take = piece.len().min(BATCH_HEADER_BYTES - filled);
-        gathered[filled..filled + take].copy_from_slice(&piece[..take]);
+    for slice in batch.slices() {
+        let take = slice.len().min(BATCH_HEADER_BYTES - filled);
+        gathered[filled..filled + take].copy_from_slice(&slice[..take]);
         filled += take;
         if filled == BATCH_HEADER_BYTES {
             return Some(gathered);
@@ -107,13 +108,13 @@ impl Shard {
         &mut self,
         now: Now,
         produce: Produce,
-        pieces: &[Bytes],
+        batch: View<'_>,
     ) -> Result<Accepted, Rejected> {
         let mut gathered = [0; BATCH_HEADER_BYTES];
         let first =
-            gather_header(pieces, &mut gathered).ok_or(Rejected::code(ErrorCode::BatchHeader))?;
+            gather_header(batch, &mut gathered).ok_or(Rejected::code(ErrorCode::BatchHeader))?;
         let header = BatchHeader::parse(first).map_err(|error| Rejected::code(error.code()))?;
-        let batch_bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let batch_bytes = batch.len();
         header
             .check_door(batch_bytes - BATCH_HEADER_BYTES)
             .map_err(|error| Rejected::code(error.code()))?;
@@ -129,7 +130,7 @@ impl Shard {
             if let Some(earlier) = self.judge(index, header, produce)? {
                 return Ok(earlier);
             }
-            self.make_way(now, index, header, pieces)?;
+            self.make_way(now, index, header, batch)?;
         }
         self.start_epoch(now, place.slot)?;
         let slot = &mut self.slots[usize::from(place.slot.get())];
@@ -146,8 +147,8 @@ impl Shard {
 
         // The one copy. Dropping the draft takes it back.
         let mut draft = self.journal.draft(Class::Data, batch_bytes)?;
-        for piece in pieces {
-            draft.copy(piece);
+        for slice in batch.slices() {
+            draft.copy(slice);
         }
         let end = draft.end();
         let (head, payload) = draft.bytes_mut().split_at_mut(BATCH_HEADER_BYTES);
@@ -238,7 +239,7 @@ impl Shard {
         now: Now,
         index: Index,
         header: &BatchHeader,
-        pieces: &[Bytes],
+        batch: View<'_>,
     ) -> Result<(), Rejected> {
         let id = header.producer_id();
         let producers = &self.partitions.at(index).durable.producers;
@@ -261,8 +262,8 @@ impl Shard {
             return Ok(());
         }
         let mut draft = self.journal.draft(Class::Data, header.batch_len())?;
-        for piece in pieces {
-            draft.copy(piece);
+        for slice in batch.slices() {
+            draft.copy(slice);
         }
         check_payload(header, &draft.bytes()[BATCH_HEADER_BYTES..])?;
         drop(draft);
@@ -545,7 +546,7 @@ impl Shard {
                 batch,
             } = &forwarded;
             let result = match Produce::decode(control) {
-                Ok(produce) => self.append(now, produce, batch),
+                Ok(produce) => self.append(now, produce, View::all(batch)),
                 Err(_) => Err(Rejected::code(ErrorCode::BadControl)),
             };
             let waiter = Waiter::There(*origin);

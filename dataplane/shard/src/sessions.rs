@@ -4,7 +4,7 @@
 
 use crate::connection::{Blocked, Closing, Connection, Leaving};
 use crate::metrics::Metrics;
-use crate::produce::{Rejected, refusal};
+use crate::produce::{Accepted, Rejected, refusal};
 use crate::sending::Outgoing;
 use crate::shard::{Phase, Shard};
 use crate::subscription::Source;
@@ -19,11 +19,21 @@ use tiderace_base::limits::{
 use tiderace_base::mesh::{Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
 use tiderace_base::time::Now;
-use tiderace_wire::assembly::Frame;
+use tiderace_wire::assembly::{Frame, View};
 use tiderace_wire::credit::Amount;
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Ack, Credit, CreditScope, Goodbye, GoodbyeReason, Pong, Produce};
+use tiderace_wire::link::LinkHeader;
 use tiderace_wire::session::{Fault, Identity, Request, Server};
+
+/// What is to be done with a batch that is not this shard's, or not yet.
+#[derive(Clone, Copy)]
+enum Later {
+    /// The same again, when the journal has room.
+    Here,
+    /// It is another shard's.
+    By(Peer),
+}
 
 /// Whether a connection's next frame may be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,29 +107,43 @@ impl Shard {
                 connection.backlog.clear();
                 return;
             }
-            if let Some(Blocked { frame, produce }) = connection.blocked.take()
-                && self.produce(now, connection, frame, produce, effects) == Flow::Blocked
-            {
-                return self.listen(connection, false, effects);
+            if let Some(Blocked { frame, produce }) = connection.blocked.take() {
+                let result = self.append(now, produce, View::all(frame.batch.as_slice()));
+                let later = self.answer(now, connection, &frame.front.header, result);
+                if let Some(later) = later
+                    && self.put_off(connection, frame, produce, later, effects) == Flow::Blocked
+                {
+                    return self.listen(connection, false, effects);
+                }
             }
             if connection.choked() {
                 return self.listen(connection, false, effects);
             }
-            match connection.assembler.next_frame() {
-                Ok(Some(frame)) => {
-                    let flow = match connection.session.receive(&frame) {
+            match connection.assembler.next_front() {
+                Ok(Some(front)) => {
+                    let flow = match connection.session.receive(&front) {
                         Ok(Request::Produce(produce)) => {
-                            self.produce(now, connection, frame, produce, effects)
+                            let result = self.append(now, produce, connection.assembler.batch());
+                            match self.answer(now, connection, &front.header, result) {
+                                None => Flow::On,
+                                Some(later) => {
+                                    let batch = connection.assembler.take_batch();
+                                    let frame = Frame { front, batch };
+                                    self.put_off(connection, frame, produce, later, effects)
+                                }
+                            }
                         }
                         Ok(request) => {
-                            self.request(connection, frame.header.message_id(), request, effects);
+                            self.request(connection, front.header.message_id(), request, effects);
                             Flow::On
                         }
                         Err(fault) => {
-                            self.faulty(connection, &frame.header, fault, effects);
+                            self.faulty(connection, &front.header, fault, effects);
                             Flow::On
                         }
                     };
+                    // What it lies in is not held while the connection waits for anything.
+                    connection.assembler.skip_batch();
                     if flow == Flow::Blocked {
                         return self.listen(connection, false, effects);
                     }
@@ -147,7 +171,7 @@ impl Shard {
     fn faulty(
         &mut self,
         connection: &mut Connection,
-        header: &tiderace_wire::link::LinkHeader,
+        header: &LinkHeader,
         fault: Fault,
         effects: &mut Effects,
     ) {
@@ -193,79 +217,72 @@ impl Shard {
         connection.link_needs = None;
     }
 
-    /// One produce frame: appended here, forwarded to its shard, refused, or blocked.
-    fn produce(
+    /// What became of a produce frame: appended, or refused for good. Otherwise why it has to wait or to go elsewhere.
+    fn answer(
         &mut self,
         now: Now,
         connection: &mut Connection,
-        frame: Frame,
-        produce: Produce,
-        effects: &mut Effects,
-    ) -> Flow {
-        let request = frame.header.message_id();
-        let credit_bytes = frame.header.batch_len() as u64;
-        match self.append(now, produce, frame.batch.as_slice()) {
+        header: &LinkHeader,
+        result: Result<Accepted, Rejected>,
+    ) -> Option<Later> {
+        let request = header.message_id();
+        let credit_bytes = header.batch_len() as u64;
+        let refused = match result {
             Ok(accepted) => {
-                if let Some(waiting) = self.promise(
-                    now,
-                    accepted,
-                    Waiter::Here(connection.id),
-                    request,
-                    credit_bytes,
-                ) {
+                let waiter = Waiter::Here(connection.id);
+                if let Some(waiting) = self.promise(now, accepted, waiter, request, credit_bytes) {
                     acknowledge_on(&self.metrics, connection, waiting.ack, credit_bytes);
                 }
-                Flow::On
+                return None;
             }
             Err(Rejected::Error { code, detail }) => {
                 self.metrics.errors_total.add(1);
-                acknowledge_on(
-                    &self.metrics,
-                    connection,
-                    refusal(request, code, detail),
-                    credit_bytes,
-                );
-                Flow::On
+                refusal(request, code, detail)
             }
-            Err(Rejected::Busy) => {
-                if !connection.waiting {
-                    connection.waiting = true;
-                    self.waiting_for_room.push_back(connection.id);
-                }
-                connection.blocked = Some(Blocked { frame, produce });
-                Flow::Blocked
-            }
+            Err(Rejected::Busy) => return Some(Later::Here),
             Err(Rejected::Elsewhere(place)) => {
                 let catalogue = self.catalogue.as_ref().expect("it said where");
-                if place.leader != catalogue.node {
-                    acknowledge_on(
-                        &self.metrics,
-                        connection,
-                        refusal(request, ErrorCode::NotLeader, 0),
-                        credit_bytes,
-                    );
-                    return Flow::On;
+                if place.leader == catalogue.node {
+                    return Some(Later::By(Peer::Shard(place.shard)));
                 }
-                let to = Peer::Shard(place.shard);
-                if self.mesh_full.contains(&to) {
-                    if !connection.waiting {
-                        connection.waiting = true;
-                        self.waiting_for_mesh.push_back(connection.id);
-                    }
-                    connection.blocked = Some(Blocked { frame, produce });
-                    return Flow::Blocked;
-                }
+                refusal(request, ErrorCode::NotLeader, 0)
+            }
+        };
+        acknowledge_on(&self.metrics, connection, refused, credit_bytes);
+        None
+    }
+
+    /// Forwards a produce frame to its shard, or keeps it until there is room.
+    fn put_off(
+        &mut self,
+        connection: &mut Connection,
+        frame: Frame,
+        produce: Produce,
+        later: Later,
+        effects: &mut Effects,
+    ) -> Flow {
+        let waiting_for = match later {
+            Later::By(to) if !self.mesh_full.contains(&to) => {
                 let origin = Origin {
                     shard: self.config.id,
                     conn: connection.id,
-                    request,
+                    request: frame.front.header.message_id(),
                 };
+                let credit_bytes = frame.front.header.batch_len() as u64;
                 self.forwarded_out.insert(origin, credit_bytes);
-                let control = Bytes::copy_from_slice(&frame.control);
+                let control = Bytes::copy_from_slice(&frame.front.control);
                 self.forward(origin, to, control, frame.batch.into_vec(), effects);
-                Flow::On
+                return Flow::On;
             }
+            Later::By(_) => &mut self.waiting_for_mesh,
+            Later::Here => &mut self.waiting_for_room,
+        };
+        if !connection.waiting {
+            connection.waiting = true;
+            waiting_for.push_back(connection.id);
         }
+        connection.blocked = Some(Blocked { frame, produce });
+        Flow::Blocked
     }
 
     /// Queues an acknowledgement on its connection, if that is still there.

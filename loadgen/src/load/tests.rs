@@ -95,8 +95,8 @@ impl Peer {
         for part in parts {
             self.assembler.push(part);
             while let Some(frame) = self.assembler.next_frame().expect("it is well formed") {
-                if frame.header.kind() == Kind::Produce {
-                    self.unanswered.push(frame.header.message_id());
+                if frame.front.header.kind() == Kind::Produce {
+                    self.unanswered.push(frame.front.header.message_id());
                     let batch = frame.batch.into_contiguous();
                     let header = BatchHeader::parse(&batch).expect("a header");
                     self.seen

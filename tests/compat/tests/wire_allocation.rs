@@ -68,7 +68,7 @@ fn frames_inside_one_piece_cost_no_allocation() {
         let mut frames = 0;
         while let Some(frame) = assembler.next_frame().expect("well formed") {
             assert!(matches!(
-                Control::decode(frame.header.kind(), &frame.control),
+                Control::decode(frame.front.header.kind(), &frame.front.control),
                 Ok(Control::Produce(_))
             ));
             frames += 1;

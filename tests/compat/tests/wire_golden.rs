@@ -26,9 +26,10 @@ fn every_kind_of_frame_has_golden_bytes() {
             .next_frame()
             .expect("golden bytes are well formed")
             .expect("golden bytes are whole");
-        assert_eq!(frame.header.kind(), kind);
-        assert_eq!(frame.header.message_id(), samples::MESSAGE);
-        let decoded = Control::decode(kind, &frame.control).expect("golden bytes are well formed");
+        assert_eq!(frame.front.header.kind(), kind);
+        assert_eq!(frame.front.header.message_id(), samples::MESSAGE);
+        let decoded =
+            Control::decode(kind, &frame.front.control).expect("golden bytes are well formed");
         assert_eq!(decoded, control);
         assert_eq!(
             frame.batch.into_contiguous(),

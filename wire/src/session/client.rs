@@ -195,7 +195,7 @@ impl Client {
     }
 
     fn take<'a>(&mut self, frame: &'a Frame) -> Result<Answer<'a>, Fault> {
-        let header = &frame.header;
+        let header = &frame.front.header;
         let kind = header.kind();
         let phase = self.phase;
         let fault = |code| Fault::of_frame(header, code).in_phase(phase);
@@ -205,7 +205,7 @@ impl Client {
             Step::Take(next) => next,
             Step::Refuse(code) => return Err(fault(code)),
         };
-        let answer = read(kind, &frame.control).map_err(|_| fault(ErrorCode::BadControl))?;
+        let answer = read(kind, &frame.front.control).map_err(|_| fault(ErrorCode::BadControl))?;
         self.phase = next;
         match &answer {
             Answer::Welcome(welcome) => {

@@ -2,7 +2,7 @@
 //! ids, link credit, number of waiting requests, in that order; only then is a control section read.
 
 use super::{Fault, MessageIds, Phase, Step};
-use crate::assembly::Frame;
+use crate::assembly::Front;
 use crate::credit::{Amount, Granter, Spender};
 use crate::error::ErrorCode;
 use crate::frame::{
@@ -196,20 +196,20 @@ impl Server {
         }
     }
 
-    /// Takes a frame. A fault that is fatal closes the session.
+    /// Takes a frame by its front. A fault that is fatal closes the session.
     ///
     /// # Errors
     /// What is wrong. If it is not fatal, only this frame was refused: tell the client and go on.
-    pub fn receive(&mut self, frame: &Frame) -> Result<Request, Fault> {
-        let result = self.take(frame);
+    pub fn receive(&mut self, front: &Front) -> Result<Request, Fault> {
+        let result = self.take(front);
         if result.as_ref().is_err_and(|fault| fault.is_fatal) {
             self.phase = Phase::Closed;
         }
         result
     }
 
-    fn take(&mut self, frame: &Frame) -> Result<Request, Fault> {
-        let header = &frame.header;
+    fn take(&mut self, front: &Front) -> Result<Request, Fault> {
+        let header = &front.header;
         let kind = header.kind();
         let phase = self.phase;
         let fault = |code| Fault::of_frame(header, code).in_phase(phase);
@@ -237,7 +237,7 @@ impl Server {
                 return Err(fault(ErrorCode::TooManyOutstanding));
             }
         }
-        let request = read(kind, &frame.control).map_err(|_| fault(ErrorCode::BadControl))?;
+        let request = read(kind, &front.control).map_err(|_| fault(ErrorCode::BadControl))?;
         match &request {
             Request::Hello(hello) => {
                 // P-35
