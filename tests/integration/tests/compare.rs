@@ -11,10 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// An adapter that drives everything and gives this report of every run.
 /// Those that docs/loadgen.md lists.
 const WORKLOADS: usize = 5;
 
+/// An adapter that drives everything and gives this report of every run.
 fn adapter(scratch: &Scratch, report: &Value, code: i32) -> PathBuf {
     let written = scratch.join("written.json");
     fs::write(&written, report.to_string()).expect("a report");
