@@ -8,17 +8,16 @@ use tiderace_base::position::Lsn;
 use tiderace_base::time::Mono;
 
 /// What each write in flight adds to the size from which another is worth its own trip to the disk. A write of this size
-/// spends about as long on its bytes as on the trip.
-const WORTH_BYTES_EACH: usize = 64 * KIB;
+/// spends longer on its bytes than on the trip.
+const WORTH_BYTES_EACH: usize = 128 * KIB;
 
-/// Whether an open chunk of `open_bytes` goes now, with `inflight` writes on their way.
-///
-/// An idle disk gets whatever there is: one producer alone waits for nobody. Behind writes in flight the chunk keeps
-/// filling, because everyone in it then shares one trip; the more there is in flight, the more it has to hold to go
-/// before one of them is back. A chunk that is full does not ask here: it goes as soon as the bound allows.
-pub(crate) fn may_go(open_bytes: usize, inflight: usize, inflight_max: usize) -> bool {
-    inflight < inflight_max && open_bytes >= inflight * WORTH_BYTES_EACH
-}
+/// The same behind a write that is late: what waits with it will need a trip of its own, which had better be under way
+/// when it comes back.
+const WORTH_BYTES_EACH_LATE: usize = 64 * KIB;
+
+/// A write in flight for longer than this is late. Several times what a disk that is well takes for
+/// [`WORTH_BYTES_EACH`].
+const LATE_AFTER_NS: u64 = 1_000_000;
 
 #[derive(Debug)]
 struct Flight {
@@ -62,6 +61,21 @@ impl Inflight {
             bytes,
             done: false,
         });
+    }
+
+    /// Whether an open chunk of `open_bytes` goes now, where at most `inflight_max` writes may be on their way.
+    ///
+    /// An idle disk gets whatever there is: one producer alone waits for nobody. Behind writes in flight the chunk keeps
+    /// filling, because everyone in it then shares one trip; the more there is in flight, the more it has to hold to go
+    /// before one of them is back. A chunk that is full does not ask here: it goes as soon as the bound allows.
+    pub(crate) fn admits(&self, open_bytes: usize, inflight_max: usize, now: Mono) -> bool {
+        let late = |first: &Flight| now > first.begun.after_ns(LATE_AFTER_NS);
+        let each = if self.flights.front().is_some_and(late) {
+            WORTH_BYTES_EACH_LATE
+        } else {
+            WORTH_BYTES_EACH
+        };
+        self.count() < inflight_max && open_bytes >= self.count() * each
     }
 
     /// When a write was begun, and of how many bytes.
@@ -145,10 +159,23 @@ mod tests {
 
     #[test]
     fn an_idle_disk_gets_anything_and_a_busy_one_only_what_is_worth_it() {
-        assert!(may_go(1, 0, 4));
-        assert!(!may_go(4096, 1, 4));
-        assert!(may_go(64 * KIB, 1, 4));
-        assert!(!may_go(64 * KIB, 2, 4));
-        assert!(!may_go(usize::MAX, 4, 4));
+        let mut inflight = Inflight::new(Lsn::ZERO);
+        let begun = Mono::from_ns(5);
+        let soon = begun.after_ns(LATE_AFTER_NS);
+        let late = begun.after_ns(LATE_AFTER_NS + 1);
+        assert!(inflight.admits(1, 4, soon));
+
+        for (n, worth, worth_late) in [(1, 128, 64), (2, 256, 128), (3, 384, 192)] {
+            inflight.submitted(OpId::new(n), Lsn::new(n * 4096), Lsn::ZERO, begun, 4096);
+            assert!(!inflight.admits(worth * KIB - 1, 4, soon));
+            assert!(inflight.admits(worth * KIB, 4, soon));
+            assert!(!inflight.admits(worth_late * KIB - 1, 4, late));
+            assert!(inflight.admits(worth_late * KIB, 4, late));
+        }
+        assert!(!inflight.admits(usize::MAX, 3, late));
+
+        // The first one counts: what is behind it may be done, but is not durable before it.
+        assert!(!inflight.completed(OpId::new(3)));
+        assert!(inflight.admits(192 * KIB, 4, late));
     }
 }

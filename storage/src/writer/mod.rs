@@ -17,7 +17,6 @@ use crate::operations::Op;
 use crate::segments::{Active, Begun, Sealed};
 use crate::spares::{RESERVED_FROM_CONTROL, RESERVED_FROM_DATA};
 use bytes::Bytes;
-use commit::may_go;
 use tiderace_base::disk::JournalFile;
 use tiderace_base::limits::{BLOCK_BYTES, CLOSING_CHUNK_AFTER_NS};
 use tiderace_base::operation::Effect;
@@ -276,10 +275,10 @@ impl Journal {
                 let goes = self.open.is_open
                     && self.open.entry_count > 0
                     && begun
-                    && may_go(
+                    && self.inflight.admits(
                         open_bytes,
-                        self.inflight.count(),
                         self.settings.chunks_inflight_max,
+                        self.now.mono,
                     );
                 if !goes {
                     return;
