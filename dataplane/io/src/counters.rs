@@ -28,6 +28,8 @@ pub struct Counters {
     pub turns: Counter,
     /// Turns that waited for something to happen.
     pub sleeps: Counter,
+    /// Turns that found something to do by looking for it, where they would have slept.
+    pub polls: Counter,
     /// Completions taken from the ring.
     pub completions: Counter,
     /// Turns that found more completions than the queue holds. The kernel keeps the rest; none is lost.

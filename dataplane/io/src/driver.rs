@@ -1,6 +1,7 @@
 //! The driver: one thread, one ring, one machine. Takes the machine's effects to the kernel and brings it events, in
 //! turns: read the clocks once, take what completed, step the machine through it, end the turn, execute the effects,
-//! submit everything and wait with one syscall. An idle driver sleeps; it never spins.
+//! submit everything and wait with one syscall. An idle driver sleeps. It spins only where it was asked to, for a bounded
+//! time before it sleeps.
 //!
 //! Invariants: an operation owns its buffers until its last completion was taken; a turn takes a bounded number of
 //! completions and messages, so the end of a turn (group commit) comes regularly under any load; a driver that ends, by
@@ -67,6 +68,7 @@ pub struct Driver {
     begun: bool,
     /// Events that the machine has not seen yet, in order.
     ready: VecDeque<Event>,
+    busy_poll_ns: u64,
     wake_at: Option<Mono>,
     stop_told: bool,
     completions: Vec<Completion>,
@@ -89,6 +91,7 @@ impl Driver {
             files_open_max,
             submission_entries,
             completion_entries,
+            busy_poll_ns,
         } = config;
         if let Some(cpu) = cpu {
             let allowed = pin::allowed().map_err(StartError::Resource)?;
@@ -134,6 +137,7 @@ impl Driver {
             cpu,
             begun: false,
             ready: VecDeque::new(),
+            busy_poll_ns,
             wake_at: None,
             stop_told: false,
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN_MAX),
@@ -354,12 +358,12 @@ impl Driver {
             && self.ready.is_empty()
             && self.completions.is_empty()
             && !self.ring.has_completions();
+        if sleep && self.busy_poll_ns > 0 {
+            sleep = !self.poll(now)?;
+        }
         if sleep {
             self.waker.prepare_sleep();
-            let news = self.mesh.as_mut().is_some_and(MeshEnd::has_work)
-                || (!self.stop_told && self.waker.stop_asked())
-                || self.take_adopted(now);
-            sleep = !news;
+            sleep = !self.is_wanted(now);
         }
         let wait_ns = if sleep { self.time_to_sleep() } else { None };
         self.counters.sleeps.add(u64::from(wait_ns.is_some()));
@@ -368,14 +372,51 @@ impl Driver {
         result
     }
 
-    /// How long; none when something is due already.
-    fn time_to_sleep(&self) -> Option<u64> {
+    /// Whether another thread wants something.
+    fn is_wanted(&mut self, now: Mono) -> bool {
+        self.mesh.as_mut().is_some_and(MeshEnd::has_work)
+            || (!self.stop_told && self.waker.stop_asked())
+            || self.take_adopted(now)
+    }
+
+    /// Submits what was asked for, and looks for something to do instead of sleeping. True: there is something. Others
+    /// need not wake this thread meanwhile, and the kernel need not either.
+    fn poll(&mut self, now: Mono) -> std::io::Result<bool> {
+        /// Looks between two readings of the clock: about a microsecond.
+        const LOOKS: u32 = 32;
+        self.ring.turn(None)?;
+        let due = self.due().unwrap_or(Mono::from_ns(u64::MAX));
+        let until = due.min(Clock::mono().after_ns(self.busy_poll_ns));
+        loop {
+            for _ in 0..LOOKS {
+                if self.ring.has_news() {
+                    self.counters.polls.add(1);
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
+            }
+            if self.is_wanted(now) {
+                self.counters.polls.add(1);
+                return Ok(true);
+            }
+            if Clock::mono() >= until {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// When this thread wants to be awake, whatever happens.
+    fn due(&self) -> Option<Mono> {
         let files = self.files.as_ref().and_then(Files::next_wake);
-        let due = [self.wake_at, self.sockets.next_wake(), files]
+        [self.wake_at, self.sockets.next_wake(), files]
             .into_iter()
             .flatten()
-            .min();
-        match due {
+            .min()
+    }
+
+    /// How long; none when something is due already.
+    fn time_to_sleep(&self) -> Option<u64> {
+        match self.due() {
             None => Some(u64::MAX),
             Some(due) => match due.since(Clock::mono()) {
                 0 => None,

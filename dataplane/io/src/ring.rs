@@ -112,6 +112,7 @@ impl Ring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_clamp()
             .setup_r_disabled()
@@ -320,6 +321,12 @@ impl Ring {
     /// Whether the completion queue overflowed. What did not fit is kept by the kernel and comes with the next turns.
     pub(crate) fn overflowed(&mut self) -> bool {
         self.ring.submission().cq_overflow()
+    }
+
+    /// Whether a turn would find something: a completion, or work that the kernel deferred to it. Looks, and does not enter
+    /// the kernel.
+    pub(crate) fn has_news(&mut self) -> bool {
+        self.has_completions() || self.ring.submission().taskrun()
     }
 
     /// Whether a completion can be taken without entering the kernel.

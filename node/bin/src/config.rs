@@ -57,6 +57,7 @@ pub(crate) struct Config {
     pub(crate) prewrite_bytes: u64,
     pub(crate) durability: Durability,
     pub(crate) pin: bool,
+    pub(crate) busy_poll: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -274,6 +275,7 @@ impl Settings {
             is_segment_asked: self.given("segment").1.source != Source::Default,
             durability: self.one_of("durability", &levels)?,
             pin: self.one_of("pin", &[("true", true), ("false", false)])?,
+            busy_poll: self.duration("busy_poll", Duration::ZERO, Duration::from_millis(10))?,
             drain_timeout: self.duration(
                 "drain_timeout",
                 Duration::from_secs(1),

@@ -98,7 +98,7 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
     node.check()?;
     // The rings before the journals: a kernel that refuses them is known before anything is read or written.
     let pinned = if config.pin { cores } else { Vec::new() };
-    let drivers = threads::drivers(&node, &directory, sockets, &pinned)?;
+    let drivers = threads::drivers(&node, &directory, sockets, &pinned, config.busy_poll)?;
     let machines = boot::recover(&node, &directory)?;
     let threads = Threads::start(drivers, machines, &health, &ask)?;
     health.enter(Phase::Running);

@@ -144,7 +144,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, UnitError> {
 pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     if rest == 0 {
-        return "0".to_owned();
+        return "0s".to_owned();
     }
     let mut shown = String::new();
     for (name, scale) in TIME_UNITS_US

@@ -1,14 +1,16 @@
 //! Timers, the mesh, stopping, and what becomes of a driver whose machine panics.
 
 use crate::world::{Folder, Scripted, start};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use tiderace_base::disk::JournalFile;
 use tiderace_base::ids::ShardId;
 use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, OpId};
 use tiderace_base::position::CatalogueVersion;
 use tiderace_base::time::Mono;
-use tiderace_io::{Driver, DriverConfig, JournalDirectory, MeshBuilder, MeshEnd, Outcome};
+use tiderace_io::{
+    Counters, Driver, DriverConfig, JournalDirectory, MeshBuilder, MeshEnd, Outcome,
+};
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 
@@ -117,6 +119,13 @@ fn with_mesh(end: MeshEnd) -> DriverConfig {
     }
 }
 
+fn polling(config: DriverConfig) -> DriverConfig {
+    DriverConfig {
+        busy_poll_ns: HOUR_NS,
+        ..config
+    }
+}
+
 fn numbered(number: u64) -> Message {
     Message::Applied(CatalogueVersion::new(number))
 }
@@ -130,13 +139,33 @@ fn number_of(message: &Message) -> u64 {
 
 #[test]
 fn two_threads_that_sleep_in_turns_wake_each_other() {
-    const ROUNDS: u64 = 20_000;
+    let [_, ponging] = ping_pong(20_000, with_mesh, with_mesh);
+    assert!(ponging.sleeps.get() > 0, "somebody had to be woken");
+}
+
+#[test]
+fn a_thread_that_polls_finds_messages_by_itself_and_wakes_one_that_sleeps() {
+    let polls = |end| polling(with_mesh(end));
+    let [_, ponging] = ping_pong(2_000, with_mesh, polls);
+    assert!(ponging.polls.get() > 0 && ponging.sleeps.get() == 0);
+    let both = ping_pong(2_000, polls, polls);
+    for counters in both {
+        assert!(counters.polls.get() > 0 && counters.sleeps.get() == 0);
+    }
+}
+
+/// Lets two threads send each other a number in turns, `rounds` times.
+fn ping_pong(
+    rounds: u64,
+    pinging: impl FnOnce(MeshEnd) -> DriverConfig,
+    ponging: impl FnOnce(MeshEnd) -> DriverConfig,
+) -> [Arc<Counters>; 2] {
     let [left, right] = mesh_of_two(1);
     let (me, peer) = (left.peer(), right.peer());
     let mut next = 1;
     let mut begun = false;
     let mut pinging = start(
-        with_mesh(left),
+        pinging(left),
         Scripted::new(move |_, event, effects: &mut Effects| match event {
             None if !begun => {
                 begun = true;
@@ -147,7 +176,7 @@ fn two_threads_that_sleep_in_turns_wake_each_other() {
             }
             Some(Event::Posted { from, message }) => {
                 assert_eq!((from, number_of(&message)), (peer, next));
-                effects.push(if next >= ROUNDS {
+                effects.push(if next >= rounds {
                     Effect::Stopped
                 } else {
                     Effect::Post {
@@ -161,7 +190,7 @@ fn two_threads_that_sleep_in_turns_wake_each_other() {
         }),
     );
     let ponging = start(
-        with_mesh(right),
+        ponging(right),
         Scripted::new(move |_, event, effects: &mut Effects| {
             if let Some(Event::Posted { from, message }) = event {
                 assert_eq!(from, me);
@@ -173,11 +202,30 @@ fn two_threads_that_sleep_in_turns_wake_each_other() {
         }),
     );
     assert!(matches!(pinging.join(), Outcome::Stopped));
-    assert!(
-        ponging.counters.sleeps.get() > 0,
-        "somebody had to be woken"
-    );
+    let counters = [&pinging.counters, &ponging.counters].map(Arc::clone);
     assert!(matches!(ponging.finish(), Outcome::Stopped));
+    counters
+}
+
+#[test]
+fn a_thread_that_polls_sees_its_timers_and_its_end() {
+    let (ready, fired) = mpsc::channel();
+    let mut begun = false;
+    let server = start(
+        polling(DriverConfig::default()),
+        Scripted::new(move |_, event, effects: &mut Effects| match event {
+            None if !begun => {
+                begun = true;
+                effects.push(Effect::WakeAt(Mono::from_ns(1)));
+            }
+            Some(Event::Timer) => ready.send(()).expect("the test listens"),
+            _ => {}
+        }),
+    );
+    fired.recv().expect("the timer fires");
+    let counters = Arc::clone(&server.counters);
+    assert!(matches!(server.finish(), Outcome::Stopped));
+    assert_eq!(counters.sleeps.get(), 0);
 }
 
 #[test]

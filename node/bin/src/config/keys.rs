@@ -32,7 +32,7 @@ const fn text(
 }
 
 /// Every key, in the order in which people think of them.
-pub(crate) const KEYS: [Key; 17] = [
+pub(crate) const KEYS: [Key; 18] = [
     text(
         "data_dir",
         "DIR",
@@ -113,6 +113,12 @@ pub(crate) const KEYS: [Key; 17] = [
         help: "Whether each shard keeps a core to itself: true or false",
         is_quoted: false,
     },
+    text(
+        "busy_poll",
+        "DURATION",
+        "0s",
+        "How long a shard looks for work before it sleeps: 0s to 10ms",
+    ),
     text(
         "drain_timeout",
         "DURATION",

@@ -32,6 +32,7 @@ fn the_defaults_are_a_good_configuration() {
     assert_eq!(config.segment_bytes, limits::SEGMENT_BYTES_DEFAULT);
     assert_eq!(config.durability, Durability::Local);
     assert!(config.pin && !config.is_segment_asked);
+    assert!(config.busy_poll.is_zero());
 }
 
 #[test]
@@ -109,6 +110,8 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
         ("durability", "quorum", "needs three nodes"),
         ("durability", "locla", "did you mean \"local\"?"),
         ("pin", "yes", "is none of true, false"),
+        ("busy_poll", "1s", "out of bounds: 0s to 10ms"),
+        ("busy_poll", "50", "has no unit"),
         ("drain_timeout", "10", "has no unit"),
         ("drain_timeout", "7d", "out of bounds: 1s to 1h"),
         ("log_level", "tiderace=loud", "is no level"),

@@ -10,6 +10,7 @@ use core::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 use tiderace_base::ids::ShardId;
 use tiderace_base::limits::KIB;
 use tiderace_base::mesh::Peer;
@@ -100,6 +101,7 @@ pub(crate) fn drivers(
     directory: &DataDirectory,
     sockets: Sockets,
     cores: &[usize],
+    busy_poll: Duration,
 ) -> Result<Drivers, Failure> {
     let mut peers: Vec<Peer> = (0..node.shards())
         .map(|shard| Peer::Shard(ShardId::new(shard)))
@@ -126,6 +128,7 @@ pub(crate) fn drivers(
             receive_buffer_bytes,
             connections_max: node.share.connections_max,
             files_open_max: node.share.files_max,
+            busy_poll_ns: u64::try_from(busy_poll.as_nanos()).unwrap_or(u64::MAX),
             ..DriverConfig::default()
         };
         let driver = Driver::new(config).map_err(|error| start_failure(&error))?;
@@ -289,6 +292,11 @@ fn driver_counted(which: Which, counters: Arc<Counters>) -> Counted {
                 "sleeps_total",
                 "Turns that waited for something to happen.",
                 &counters.sleeps,
+            ),
+            (
+                "polls_total",
+                "Turns that found something to do by looking for it, where they would have slept.",
+                &counters.polls,
             ),
             (
                 "completions_total",
