@@ -22,6 +22,8 @@ pub const CHUNKS_INFLIGHT_MAX: usize = 4;
 pub const SEGMENT_BYTES_MIN: u64 = 64 * KIB as u64;
 /// A segment of a serving node: a roll every tenth of a second at full speed, and a restart that reads at most this.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 * MIB as u64;
+/// Bytes that a journal reads in a second in search of damage: 725 GB a day, in 32 reads of 256 KiB a second.
+pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 8 * MIB as u64;
 /// The largest segment: positions inside it fit 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
 /// Segment files that a journal keeps ready ahead of its appends, the reserves included: a superblock lists them all, and

@@ -21,7 +21,7 @@ use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Machine};
 use tiderace_base::position::{CatalogueVersion, Epoch, Lsn, Offset};
 use tiderace_base::time::{Mono, Now};
-use tiderace_storage::{Class, EntryMeta, Journal, Output, Refused, Starts};
+use tiderace_storage::{Alarm, Class, EntryMeta, Journal, Output, Refused, Starts};
 use tiderace_wire::batch::{BatchHeader, Placement};
 use tiderace_wire::entry::{EntryKind, NO_PARTITION, encode_entry};
 
@@ -74,6 +74,7 @@ pub struct Control {
     answers: VecDeque<Answer>,
     checkpoint: Checkpoint,
     is_read_only: bool,
+    alarm: Alarm,
     wake: Option<Mono>,
     outputs: Vec<Output>,
 }
@@ -196,6 +197,7 @@ impl Control {
             answers: VecDeque::new(),
             checkpoint: Checkpoint::default(),
             is_read_only: false,
+            alarm: Alarm::default(),
             wake: None,
             outputs: Vec::new(),
         }
@@ -211,6 +213,12 @@ impl Control {
     #[must_use]
     pub const fn working(&self) -> &Catalogue {
         &self.working
+    }
+
+    /// Rings when damage is found in the control journal.
+    #[must_use]
+    pub fn alarm(&self) -> Alarm {
+        self.alarm.clone()
     }
 
     /// Counters and gauges.
@@ -530,6 +538,7 @@ impl Control {
                 }
                 Output::CheckpointDone => self.checkpoint.done(),
                 Output::ReadOnly(is_read_only) => self.is_read_only = is_read_only,
+                Output::Damaged(damage) => self.alarm.ring(&damage),
                 // The end of the turn tries again.
                 Output::Room => {}
                 // Every completion is followed by a call.

@@ -199,6 +199,7 @@ fn shard_settings(config: &NodeConfig, shard: ShardId, boot: BootId, seed: u64) 
         read_bytes_max: memory.read_bytes_max,
         spares_wanted: config.spares_wanted(),
         checkpoint_every_bytes: CHECKPOINT_SEGMENTS * config.segment_bytes,
+        scrubbing: config.scrubbing,
         ..Settings::serving(node, boot, shard.get(), config.shards, seed)
     }
 }
@@ -220,6 +221,7 @@ fn control_settings(config: &NodeConfig, boot: BootId) -> Settings {
         footer_cache_bytes: small.footer_cache_bytes,
         read_bytes_max: small.read_bytes_max,
         checkpoint_every_bytes: segment_bytes,
+        scrubbing: config.scrubbing,
         // Its node, boot and seed are control's business; it is one journal of one.
         ..Settings::serving(NodeId::new(0), boot, 0, 1, 0)
     }

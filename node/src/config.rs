@@ -10,6 +10,7 @@ use tiderace_base::limits::{
     SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
 use tiderace_shard::{ProducerBounds, read_buffer_bytes_max};
+use tiderace_storage::Scrubbing;
 
 /// Memory of a shard when nobody says otherwise.
 pub const SHARD_MEMORY_BYTES_DEFAULT: usize = 64 * MIB;
@@ -36,6 +37,8 @@ pub struct NodeConfig {
     pub memory_bytes: usize,
     /// Connections that each shard serves at once, at most [`CONNECTIONS_PER_SHARD_MAX`].
     pub connections_max: usize,
+    /// How every journal is searched for damage.
+    pub scrubbing: Scrubbing,
     /// This node's id; `None` lets the first start choose one.
     pub node_id: Option<NodeId>,
     /// Whether chunks may be as small as a test wants them: segments too small for the largest batch refuse it.
@@ -279,6 +282,7 @@ impl ShardMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tiderace_base::limits::SCRUB_BYTES_PER_SECOND_DEFAULT;
 
     fn config() -> NodeConfig {
         let addr: SocketAddr = "127.0.0.1:1".parse().expect("an address");
@@ -291,6 +295,7 @@ mod tests {
             prewrite_bytes: 0,
             memory_bytes: 2 * SHARD_MEMORY_BYTES_DEFAULT,
             connections_max: CONNECTIONS_PER_SHARD_MAX,
+            scrubbing: Scrubbing::daily(SCRUB_BYTES_PER_SECOND_DEFAULT),
             node_id: None,
             small_chunks: false,
         }

@@ -46,6 +46,7 @@ enum Stage {
 pub(crate) enum Waiter {
     Read(ReadId),
     Reclaim,
+    Scrub,
 }
 
 #[derive(Debug)]
@@ -133,6 +134,11 @@ impl Footers {
             Some(Pending::Footer(_, false)) | None => false,
         };
         is_pending || self.loads.contains_key(&seq)
+    }
+
+    /// Whether its footer is, or was, written beside the segment.
+    pub(crate) fn is_on_disk(&self, seq: u64) -> bool {
+        !self.pending.contains_key(&seq)
     }
 
     /// The life was released, and nothing about it is in flight.
@@ -375,7 +381,13 @@ impl Journal {
     }
 
     fn load_ended(&mut self, seq: u64, waiting: Vec<Waiter>, result: Result<Footer, ReadError>) {
-        if let Ok(footer) = &result {
+        // A search for damage passes by once: what readers use stays.
+        let is_used = waiting
+            .iter()
+            .any(|waiter| !matches!(waiter, Waiter::Scrub));
+        if let Ok(footer) = &result
+            && is_used
+        {
             self.footers.cache.insert(footer.clone());
         }
         for waiter in waiting {
@@ -384,6 +396,9 @@ impl Journal {
                 (Waiter::Read(id), Err(error)) => self.answer_read_error(id, error.clone()),
                 (Waiter::Reclaim, Ok(footer)) => self.reclaim_loaded(seq, Some(footer.clone())),
                 (Waiter::Reclaim, Err(_)) => self.reclaim_loaded(seq, None),
+                (Waiter::Scrub, result) => {
+                    self.scrub_loaded(seq, result.as_ref().ok().cloned());
+                }
             }
         }
         self.reclaim_unblocked();

@@ -11,6 +11,7 @@ use crate::outcome::{Output, ReadId};
 use crate::reader::{Pace, Reads, Want};
 use crate::reclaim::Reclaim;
 use crate::recovery::Recovered;
+use crate::scrub::Scrub;
 use crate::segments::{Active, Begun, Sealed};
 use crate::settings::Settings;
 use crate::spares::Spares;
@@ -81,6 +82,7 @@ pub struct Journal {
     pub(crate) reads: Reads,
     pub(crate) pace: Pace,
     pub(crate) checkpointing: Checkpointing,
+    pub(crate) scrub: Scrub,
 }
 
 impl Journal {
@@ -129,6 +131,7 @@ impl Journal {
             reads: Reads::default(),
             pace: Pace::new(),
             checkpointing: Checkpointing::new(found.checkpoints, found.covers),
+            scrub: Scrub::new(settings.scrubbing, found.now.mono),
             settings,
         }
     }
@@ -262,6 +265,7 @@ impl Journal {
                 Some(Op::Data(id)) => self.read_done(id, result),
                 Some(Op::Load { seq }) => self.load_done(seq, result),
                 Some(Op::ReclaimTurn) => self.reclaim_turn_done(),
+                Some(Op::Scrub) => self.scrub_read_done(result),
                 _ => {}
             },
             Event::Synced { op, result } => self.synced(op, result),
@@ -352,6 +356,7 @@ impl Journal {
         self.want_checkpoint();
         self.push_checkpoint();
         self.push_filling();
+        self.push_scrub();
         self.write_superblock();
     }
 
@@ -383,6 +388,7 @@ impl Journal {
             self.spares.surplus_at(),
             self.checkpointing.retry_at(),
             sealing,
+            self.scrub.next_wake(self.now.mono),
         ]
         .into_iter()
         .flatten()
@@ -464,6 +470,7 @@ impl Journal {
             checkpoint_backlog_bytes: self.checkpointing.backlog_bytes() as u64,
             durable_lsn: self.durable_lsn().get(),
             end_lsn: self.end_lsn().get(),
+            damaged: self.scrub.damaged(),
             ..self.stats
         }
     }

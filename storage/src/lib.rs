@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alarm;
 pub mod checkpoint;
 mod checkpointing;
 mod entry;
@@ -19,6 +20,7 @@ mod outcome;
 mod reader;
 mod reclaim;
 mod recovery;
+mod scrub;
 mod segments;
 mod settings;
 mod spares;
@@ -28,13 +30,14 @@ mod tail;
 mod tests;
 mod writer;
 
+pub use alarm::Alarm;
 pub use checkpoint::CELL_VALUE_BYTES_MAX;
 pub use entry::{Class, EntryMeta, Placed, Refused};
 pub use error::OpenError;
 pub use journal::{Journal, Replay, Starts};
 pub use marks::{Mark, MarkKind};
-pub use outcome::{Output, ReadBatches, ReadError, ReadId};
+pub use outcome::{Damage, DamagedRange, Output, ReadBatches, ReadError, ReadId};
 pub use recovery::open;
-pub use settings::Settings;
+pub use settings::{Scrubbing, Settings};
 pub use stats::Stats;
 pub use writer::Draft;

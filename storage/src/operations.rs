@@ -43,6 +43,8 @@ pub(crate) enum Op {
     Data(ReadId),
     /// Bytes that mean nothing: the look for segments to release goes on when they are there.
     ReclaimTurn,
+    /// Bytes that are read to see whether they are whole.
+    Scrub,
     /// Bytes for the index of a life.
     Load {
         seq: u64,

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use core::fmt;
 use tiderace_base::disk::{DiskError, JournalFile};
+use tiderace_base::ids::PartitionKey;
 use tiderace_base::operation::Fatal;
 use tiderace_base::position::{Lsn, Offset};
 
@@ -45,8 +46,64 @@ pub enum Output {
     Room,
     /// Segments are left that may go: call `Journal::reclaim` again, when every start that it would be told is durable.
     ReclaimMore,
+    /// Bytes that were durable are damaged, and nothing on this disk can replace them. Said once for each place, by a
+    /// search or by a read that met it. Everything else is served.
+    Damaged(Damage),
     /// The journal has failed for good. Acknowledge nothing more, say why, exit.
     Fatal(Fatal),
+}
+
+/// A place of the log whose bytes are not what was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// In which file.
+    pub file: JournalFile,
+    /// From which byte.
+    pub at: u64,
+    /// How many bytes are in doubt.
+    pub bytes: u64,
+    /// The place in the log where they begin.
+    pub lsn: Lsn,
+    /// What of which partitions lies there, as far as it is known.
+    pub partitions: Vec<DamagedRange>,
+    /// Partitions that lie there beside those that are named.
+    pub unnamed: usize,
+}
+
+/// Offsets of a partition that may lie in a damaged place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DamagedRange {
+    /// Whose.
+    pub key: PartitionKey,
+    /// The first of them.
+    pub from: Offset,
+    /// The first that is not one of them.
+    pub to: Offset,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes from byte {} of {} (LSN {}) are damaged",
+            self.bytes, self.at, self.file, self.lsn
+        )?;
+        for (n, range) in self.partitions.iter().enumerate() {
+            let before = if n == 0 { ": " } else { ", " };
+            write!(
+                f,
+                "{before}stream {} partition {} offsets {} to {}",
+                range.key.stream,
+                range.key.partition,
+                range.from,
+                range.to.get().saturating_sub(1)
+            )?;
+        }
+        if self.unnamed > 0 {
+            write!(f, " and {} more partitions", self.unnamed)?;
+        }
+        Ok(())
+    }
 }
 
 /// Batches of one partition, read from the disk.

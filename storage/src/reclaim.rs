@@ -180,11 +180,13 @@ impl Journal {
         }
         self.footers.forget(seq);
         self.stats.segments_recycled += 1;
+        // A file that was damaged, or is not there any more, gets no other life.
+        let was_damaged = self.scrub.forget(seq);
         self.spares.releasing.push(Releasing {
             file: sealed.row.file,
             lsn: self.end_lsn(),
             version: None,
-            is_short: sealed.is_short,
+            is_short: sealed.is_short || was_damaged,
         });
     }
 

@@ -5,9 +5,32 @@
 use crate::spares::WANTED_MIN;
 use tiderace_base::ids::{BootId, NodeId};
 use tiderace_base::limits::{
-    BLOCK_BYTES, CHUNK_BYTES_MAX, CHUNKS_INFLIGHT_MAX, KIB, MIB, SEGMENT_BYTES_DEFAULT,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARES_MAX, TAIL_BYTES_DEFAULT,
+    BLOCK_BYTES, CHUNK_BYTES_MAX, CHUNKS_INFLIGHT_MAX, KIB, MIB, SCRUB_BYTES_PER_SECOND_DEFAULT,
+    SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARES_MAX, TAIL_BYTES_DEFAULT,
 };
+
+/// How everything that is kept is read again and again, in search of damage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scrubbing {
+    /// The most that is read in a second, in bytes; 0: nothing is.
+    pub bytes_per_second: u64,
+    /// From the start of the journal to the first pass, in nanoseconds.
+    pub first_after_ns: u64,
+    /// From the beginning of a pass to the next one, in nanoseconds; where a pass takes longer, the next one follows it.
+    pub every_ns: u64,
+}
+
+impl Scrubbing {
+    /// A pass a day, the first a few seconds after the start.
+    #[must_use]
+    pub const fn daily(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            first_after_ns: 5_000_000_000,
+            every_ns: 86_400_000_000_000,
+        }
+    }
+}
 
 /// How one journal is opened. All sizes in bytes.
 #[derive(Clone, Debug)]
@@ -42,6 +65,8 @@ pub struct Settings {
     pub spares_wanted: usize,
     /// Appended bytes after which a checkpoint is wanted.
     pub checkpoint_every_bytes: u64,
+    /// The search for damage.
+    pub scrubbing: Scrubbing,
 }
 
 impl Settings {
@@ -70,6 +95,7 @@ impl Settings {
             read_bytes_max: 512 * KIB,
             spares_wanted: WANTED_MIN,
             checkpoint_every_bytes: SEGMENT_BYTES_DEFAULT,
+            scrubbing: Scrubbing::daily(SCRUB_BYTES_PER_SECOND_DEFAULT),
         }
     }
 

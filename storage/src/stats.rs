@@ -45,6 +45,14 @@ pub struct Stats {
     pub footers_loaded: u64,
     /// Footers rebuilt by scanning their segment.
     pub footers_rebuilt: u64,
+    /// Bytes read in search of damage.
+    pub scrubbed_bytes: u64,
+    /// Times that everything was read.
+    pub scrubs: u64,
+    /// Checkpoint parts and superblock copies that were found damaged and written anew.
+    pub scrub_repairs: u64,
+    /// Damaged places that are known and kept (gauge).
+    pub damaged: u64,
     /// Chunk writes in flight (gauge).
     pub chunks_inflight: u64,
     /// Segments kept, the open one included (gauge).

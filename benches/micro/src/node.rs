@@ -18,7 +18,7 @@ use tiderace_base::time::{Mono, Now, Wall};
 use tiderace_client::core::connection::{Answer, Completion, Connection, Identity, Notice};
 use tiderace_client::core::consumer::From;
 use tiderace_client::core::engine::Request;
-use tiderace_node::{NodeConfig, boot};
+use tiderace_node::{NodeConfig, Scrubbing, boot};
 
 /// Time that passes between two turns.
 const TURN_NS: u64 = 50_000;
@@ -88,6 +88,7 @@ impl Node {
             prewrite_bytes: 0,
             memory_bytes: 64 * MIB,
             connections_max: CONNECTIONS_PER_SHARD_MAX,
+            scrubbing: Scrubbing::daily(0),
             node_id: None,
             small_chunks: false,
         };

@@ -620,5 +620,13 @@ impl Shard {
         metrics
             .journal_checkpoints_failed_total
             .set(stats.checkpoints_failed);
+        metrics
+            .journal_scrubbed_bytes_total
+            .set(stats.scrubbed_bytes);
+        metrics.journal_scrubs_total.set(stats.scrubs);
+        metrics
+            .journal_scrub_repairs_total
+            .set(stats.scrub_repairs + stats.footers_rebuilt);
+        metrics.journal_damaged.set(stats.damaged);
     }
 }

@@ -99,6 +99,14 @@ metrics! {
     Counter journal_checkpoints_total,
     /// Checkpoints given up for want of space or descriptors; each is tried again.
     Counter journal_checkpoints_failed_total,
+    /// Bytes of the journal read in search of damage.
+    Counter journal_scrubbed_bytes_total,
+    /// Times that the whole journal was read in search of damage.
+    Counter journal_scrubs_total,
+    /// Footers, checkpoint parts and superblock copies that were damaged or absent and were written anew.
+    Counter journal_scrub_repairs_total,
+    /// Damaged places of the journal that nothing on this node can replace: each is named in the log.
+    Gauge journal_damaged,
     /// One while the disk is full and appends are refused.
     Gauge read_only,
     /// Nanoseconds from append to durable, summed over batches.

@@ -24,7 +24,7 @@ use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
 use tiderace_base::position::{Epoch, Lsn};
 use tiderace_base::time::{Mono, Now};
-use tiderace_storage::{Journal, OpenError, Output, Settings};
+use tiderace_storage::{Alarm, Journal, OpenError, Output, Settings};
 
 /// What a shard is told.
 #[derive(Clone, Debug)]
@@ -118,6 +118,7 @@ impl Forwarded {
 pub struct Shard {
     pub(crate) config: ShardConfig,
     pub(crate) metrics: Arc<Metrics>,
+    alarm: Alarm,
     pub(crate) phase: Phase,
     pub(crate) catalogue: Option<Arc<Snapshot>>,
     pub(crate) journal: Journal,
@@ -211,6 +212,7 @@ impl Shard {
         let unbound = rebuilt.partitions.iter().map(|(index, _)| index).collect();
         Ok(Self {
             metrics,
+            alarm: Alarm::default(),
             phase: Phase::Waiting,
             catalogue: None,
             journal,
@@ -255,6 +257,12 @@ impl Shard {
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Rings when damage is found in what the shard keeps.
+    #[must_use]
+    pub fn alarm(&self) -> Alarm {
+        self.alarm.clone()
     }
 
     /// The identity of the disk that holds the journal.
@@ -311,6 +319,7 @@ impl Shard {
                     }
                 }
                 Output::Room => self.room(now, effects),
+                Output::Damaged(damage) => self.alarm.ring(&damage),
                 Output::ReclaimMore => {
                     self.reclaim_at.get_or_insert(self.journal.durable_lsn());
                     self.reclaim_when_durable(effects);

@@ -171,6 +171,13 @@ fn answer(method: &Method, path: &str, health: &Health) -> Response<Full<Bytes>>
                 "ready, read-only: the disk is full, and appends are refused until there is room\n"
                     .to_owned(),
             ),
+            None if health.damaged() > 0 => text(
+                StatusCode::OK,
+                format!(
+                    "ready, damaged: {} places of the journal cannot be read, and the log names them\n",
+                    health.damaged()
+                ),
+            ),
             None => text(StatusCode::OK, "ready\n".to_owned()),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },

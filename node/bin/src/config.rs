@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     pub(crate) pin: bool,
     pub(crate) busy_poll: Duration,
+    /// Bytes of each journal read in a second in search of damage; 0: none.
+    pub(crate) scrub_bytes_per_second: u64,
     pub(crate) drain_timeout: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -276,6 +278,11 @@ impl Settings {
             durability: self.one_of("durability", &levels)?,
             pin: self.one_of("pin", &[("true", true), ("false", false)])?,
             busy_poll: self.duration("busy_poll", Duration::ZERO, Duration::from_millis(10))?,
+            scrub_bytes_per_second: if self.given("scrub").1.text == "0" {
+                0
+            } else {
+                self.bytes("scrub", 64 * limits::KIB as u64, 4096 * limits::MIB as u64)?
+            },
             drain_timeout: self.duration(
                 "drain_timeout",
                 Duration::from_secs(1),

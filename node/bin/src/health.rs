@@ -96,6 +96,11 @@ impl Health {
         self.sum("shard", "read_only") > 0
     }
 
+    /// Damaged places of the journals that nothing on this node can replace.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.sum("shard", "journal_damaged")
+    }
+
     /// A number of one family, summed over its threads.
     pub(crate) fn sum(&self, family: &str, wanted: &str) -> u64 {
         let mut sum = 0_u64;

@@ -8,6 +8,7 @@
 
 mod cell;
 mod chain;
+mod check;
 mod part;
 mod reader;
 mod segment_row;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use cell::{CELL_BYTES_MAX, CELL_KEY_BYTES_MAX, CELL_VALUE_BYTES_MAX, Cell, CellError};
 pub use chain::{Chain, Next};
+pub(crate) use check::PartCheck;
 pub use part::{NO_PARENT, PART_VERSION, Part, PartError};
 pub use reader::{ChainError, PartReader, verify_chain};
 pub use segment_row::{SegmentRow, SegmentRowError};

@@ -109,6 +109,14 @@ impl Checkpointing {
         self.retry_at.filter(|_| self.abandoned.is_none())
     }
 
+    /// Wants a checkpoint that builds on no other as soon as may be.
+    pub(crate) fn ask_for_base(&mut self, now: Mono) {
+        if self.open.is_none() && self.retry_at.is_none() {
+            self.base_is_needed = true;
+            self.retry_at = Some(now);
+        }
+    }
+
     /// The part that is being written, if it is this one.
     fn open_part(&mut self, part: u64) -> Option<&mut Open> {
         self.open.as_mut().filter(|open| open.writer.id() == part)
@@ -381,8 +389,11 @@ impl Journal {
         self.end_abandoned();
     }
 
-    fn remove_parts(&mut self, parts: Vec<u64>) {
+    pub(crate) fn remove_parts(&mut self, parts: Vec<u64>) {
         for part in parts {
+            if self.scrub.keeps_part(part) {
+                continue;
+            }
             let op = self.operations.begin(Op::Remove);
             self.outbox.push(Effect::Remove {
                 op,

@@ -108,7 +108,12 @@ impl Journal {
         }
     }
 
-    fn let_go(&mut self, seq: u64) {
+    /// The life's file is in use.
+    pub(crate) fn hold(&mut self, seq: u64) {
+        *self.reads.using.entry(seq).or_default() += 1;
+    }
+
+    pub(crate) fn let_go(&mut self, seq: u64) {
         if let Some(readers) = self.reads.using.get_mut(&seq) {
             *readers -= 1;
             if *readers == 0 {
@@ -130,7 +135,7 @@ impl Journal {
                 self.load_index(seq, Waiter::Read(id));
             }
             Found::Run(run) => {
-                *self.reads.using.entry(run.seq).or_default() += 1;
+                self.hold(run.seq);
                 self.read_run(id, job, run);
             }
             Found::Batches(error) => self.answer_soon(id, job, Answer::Batches(Err(error))),
@@ -218,6 +223,7 @@ impl Journal {
                     Outcome::More => self.read_run(id, job, run),
                     Outcome::Damaged { at, bytes } => {
                         self.let_go(run.seq);
+                        self.tell_damage(run.seq, &(at..at + bytes), None);
                         let file = JournalFile::Segment(run.file);
                         self.answer(id, job.want, ReadError::Damaged { file, at, bytes });
                     }

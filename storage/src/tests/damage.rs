@@ -57,7 +57,7 @@ fn fill(world: &mut World, entries: u64) {
 }
 
 /// Where each segment file's chunks are, by walking what the journal wrote: (file, first byte, bytes).
-fn chunks(world: &World) -> Vec<(u32, u64, u64)> {
+pub(super) fn chunks(world: &World) -> Vec<(u32, u64, u64)> {
     let mut found = Vec::new();
     for (file, content) in &world.disk.files {
         let JournalFile::Segment(number) = file else {

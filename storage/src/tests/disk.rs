@@ -1,7 +1,7 @@
 //! A disk in memory. Unsynced writes stand apart from what is durable; a crash keeps any subset of their sectors. An
 //! operation may be the last one before the power goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
 use tiderace_base::prng::Prng;
 
@@ -22,6 +22,8 @@ pub(super) struct TestDisk {
     /// Room for segments, in bytes of all files.
     pub(super) bytes_max: u64,
     lost: bool,
+    /// Blocks that cannot be read.
+    pub(super) unreadable: BTreeSet<(JournalFile, u64)>,
 }
 
 impl TestDisk {
@@ -32,6 +34,7 @@ impl TestDisk {
             fuel: None,
             bytes_max: u64::MAX,
             lost: false,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -142,6 +145,13 @@ impl Disk for TestDisk {
     }
 
     fn read(&mut self, file: JournalFile, at: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        let blocks = at / 4096..(at + into.len() as u64).div_ceil(4096);
+        let mut blocks = self
+            .unreadable
+            .range((file, blocks.start)..(file, blocks.end));
+        if blocks.next().is_some() {
+            return Err(DiskError::Io(5));
+        }
         let file = self.files.get(&file).ok_or(DiskError::Absent)?;
         let at = at as usize;
         let bytes = file.seen.get(at..at + into.len()).ok_or(DiskError::Short)?;

@@ -4,6 +4,7 @@
 mod crashes;
 mod damage;
 mod disk;
+mod scrub;
 mod serving;
 mod shortage;
 mod upkeep;

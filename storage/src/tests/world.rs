@@ -3,8 +3,8 @@
 
 use super::disk::TestDisk;
 use crate::{
-    Class, EntryMeta, Journal, OpenError, Output, Placed, ReadError, ReadId, Refused, Replay,
-    Settings, Starts, open,
+    Class, Damage, EntryMeta, Journal, OpenError, Output, Placed, ReadError, ReadId, Refused,
+    Replay, Scrubbing, Settings, Starts, open,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use tiderace_base::checksum::crc32c;
@@ -171,6 +171,8 @@ pub(super) struct World {
     pub(super) settings: Settings,
     pub(super) damage_is_expected: bool,
     pub(super) damaged: Vec<(JournalFile, u64)>,
+    /// What the journal told of by itself.
+    pub(super) told: Vec<Damage>,
 }
 
 struct StartsOnly<'a>(&'a BTreeMap<PartitionKey, Offset>);
@@ -192,6 +194,12 @@ pub(super) fn small(seed: u64) -> Settings {
         footer_cache_bytes: 24 * KIB,
         read_bytes_max: 8 * KIB,
         checkpoint_every_bytes: 96 * KIB as u64,
+        // All the time, so that every test is also one of what a search for damage does beside.
+        scrubbing: Scrubbing {
+            bytes_per_second: 256 << 20,
+            first_after_ns: 1_000_000,
+            every_ns: 1_000_000,
+        },
         ..Settings::serving(NodeId::new(1), BootId::new(seed), 0, 1, seed)
     }
 }
@@ -227,6 +235,7 @@ impl World {
             settings: small(seed),
             damage_is_expected: false,
             damaged: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -605,6 +614,14 @@ impl World {
             Output::ReadOnly(read_only) => self.read_only = read_only,
             Output::Room => {}
             Output::ReclaimMore => self.reclaim_wanted = true,
+            Output::Damaged(damage) => {
+                assert!(
+                    self.damage_is_expected,
+                    "seed {}: {damage}, and nothing is",
+                    self.seed
+                );
+                self.told.push(damage);
+            }
             Output::Fatal(fatal) => self.fatal = Some(fatal),
         }
     }
@@ -731,6 +748,10 @@ impl World {
             }
             Err(ReadError::Damaged { file, at, .. }) if self.damage_is_expected => {
                 self.damaged.push((file, at));
+            }
+            // What stands in for the file: the answer does not say which.
+            Err(ReadError::Disk(_)) if self.damage_is_expected => {
+                self.damaged.push((JournalFile::Superblock, 0));
             }
             Err(error) => panic!("seed {seed}: {error}"),
         }

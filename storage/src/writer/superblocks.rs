@@ -13,6 +13,8 @@ pub(crate) struct Superblocks {
     durable: u64,
     writing: bool,
     asked: bool,
+    /// Another one follows the one that is asked for.
+    again: bool,
 }
 
 impl Superblocks {
@@ -24,6 +26,7 @@ impl Superblocks {
             durable: 0,
             writing: false,
             asked: false,
+            again: false,
         }
     }
 
@@ -32,6 +35,12 @@ impl Superblocks {
         self.version += 1;
         self.asked = true;
         self.version
+    }
+
+    /// Both copies are to be written anew.
+    pub(crate) fn ask_twice(&mut self) {
+        self.ask();
+        self.again = true;
     }
 
     pub(crate) fn is_durable(&self, version: u64) -> bool {
@@ -43,7 +52,7 @@ impl Superblocks {
         if !self.asked || self.writing {
             return None;
         }
-        self.asked = false;
+        self.asked = core::mem::take(&mut self.again);
         self.writing = true;
         self.next.generation += 1;
         Some(self.version)

@@ -11,7 +11,7 @@ use tiderace_base::mesh::Peer;
 use tiderace_base::operation::Machine;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
-use tiderace_node::{NodeConfig, boot};
+use tiderace_node::{NodeConfig, Scrubbing, boot};
 use tiderace_shard::{Kind, Metrics, Shard};
 
 use crate::run::Scenario;
@@ -48,6 +48,12 @@ impl Tiderace {
                 prewrite_bytes: 0,
                 memory_bytes: 1 << 20,
                 connections_max: CONNECTIONS_PER_SHARD_MAX,
+                // A pass every few moments: what searches for damage meets every fault, and finds none on a whole disk.
+                scrubbing: Scrubbing {
+                    bytes_per_second: 32 << 20,
+                    first_after_ns: 20_000_000,
+                    every_ns: 300_000_000,
+                },
                 node_id: None,
                 small_chunks: true,
             },
@@ -77,6 +83,10 @@ impl Program for Tiderace {
         let boot_id = BootId::new(Prng::new(seed).next_u64());
         let node = boot(control_disk, shard_disks, &self.config, boot_id, seed, now)
             .map_err(|error| BootError::Refused(error.to_string()))?;
+        let control = node.control.alarm();
+        for alarm in node.shards.iter().map(Shard::alarm).chain([control]) {
+            alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"));
+        }
         self.counted = self.counted();
         self.metrics = node.shards.iter().map(Shard::metrics).collect();
         if let Some(shared) = &self.shared {

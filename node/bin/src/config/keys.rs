@@ -32,7 +32,7 @@ const fn text(
 }
 
 /// Every key, in the order in which people think of them.
-pub(crate) const KEYS: [Key; 18] = [
+pub(crate) const KEYS: [Key; 19] = [
     text(
         "data_dir",
         "DIR",
@@ -118,6 +118,12 @@ pub(crate) const KEYS: [Key; 18] = [
         "DURATION",
         "0s",
         "How long a shard looks for work before it sleeps: 0s to 10ms",
+    ),
+    text(
+        "scrub",
+        "BYTES",
+        "8MiB",
+        "Read of each journal per second in search of damage, a pass a day: 64KiB to 4GiB; 0: never",
     ),
     text(
         "drain_timeout",

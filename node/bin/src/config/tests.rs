@@ -33,6 +33,10 @@ fn the_defaults_are_a_good_configuration() {
     assert_eq!(config.durability, Durability::Local);
     assert!(config.pin && !config.is_segment_asked);
     assert!(config.busy_poll.is_zero());
+    assert_eq!(
+        config.scrub_bytes_per_second,
+        limits::SCRUB_BYTES_PER_SECOND_DEFAULT
+    );
 }
 
 #[test]
@@ -112,6 +116,7 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
         ("pin", "yes", "is none of true, false"),
         ("busy_poll", "1s", "out of bounds: 0s to 10ms"),
         ("busy_poll", "50", "has no unit"),
+        ("scrub", "1KiB", "out of bounds: 64KiB to 4GiB"),
         ("drain_timeout", "10", "has no unit"),
         ("drain_timeout", "7d", "out of bounds: 1s to 1h"),
         ("log_level", "tiderace=loud", "is no level"),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tiderace_base::ids::BootId;
 use tiderace_io::{BlockingDisk, Clock, entropy};
-use tiderace_node::{BootError, Node, NodeConfig, Reason};
+use tiderace_node::{BootError, Damage, Node, NodeConfig, Reason, Scrubbing};
 
 /// What a node is told before it boots.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ impl NodeSettings {
                 .memory_bytes
                 .unwrap_or_else(|| memory_bytes_default(shards)),
             connections_max: share.connections_served,
+            scrubbing: Scrubbing::daily(config.scrub_bytes_per_second),
             node_id: None,
             small_chunks: false,
         };
@@ -101,7 +102,14 @@ pub(crate) fn recover(
     )
     .map_err(|error| refused(&settings.data_dir, &error))?;
     let mut counted = Vec::with_capacity(node.shards.len());
+    node.control
+        .alarm()
+        .listen(|damage| log_damage("control", damage));
     for (index, shard) in node.shards.iter().enumerate() {
+        let journal = format!("shard {index}");
+        shard
+            .alarm()
+            .listen(move |damage| log_damage(&journal, damage));
         let metrics = shard.metrics();
         let serving = Arc::clone(&metrics);
         counted.push(Counted {
@@ -114,6 +122,17 @@ pub(crate) fn recover(
         });
     }
     Ok(Machines { node, counted })
+}
+
+/// What cannot be read any more has to be known before somebody needs it.
+fn log_damage(journal: &str, damage: &Damage) {
+    tracing::error!(
+        journal,
+        file = %damage.file,
+        at = damage.at,
+        bytes = damage.bytes,
+        "{damage}; reads of them are refused, everything else is served: restore the file from a copy, or let retention release it"
+    );
 }
 
 /// A refusal as a sentence with its exit code. The sentence is `node`'s own and says what to do.

@@ -1,0 +1,106 @@
+//! What is told of a damaged place: once, with what of which partitions lies there.
+
+use crate::footers::View;
+use crate::index::Footer;
+use crate::journal::Journal;
+use crate::outcome::{Damage, DamagedRange, Output};
+use core::ops::Range;
+use tiderace_base::disk::JournalFile;
+use tiderace_base::ids::PartitionKey;
+use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::position::Offset;
+
+/// Partitions named for one damaged place.
+const NAMED_MAX: usize = 64;
+/// Damaged places that are known and told of. Behind so many a file is lost as a whole.
+const KNOWN_MAX: usize = 4096;
+
+impl Journal {
+    /// Tells the owner of damage that it was not told of.
+    pub(super) fn name_damage(
+        &mut self,
+        seq: u64,
+        damaged: &[Range<u64>],
+        footer: Option<&Footer>,
+    ) {
+        for place in damaged {
+            self.tell_damage(seq, place, footer);
+        }
+    }
+
+    /// Tells the owner of a damaged place in a life that is kept, once.
+    pub(crate) fn tell_damage(&mut self, seq: u64, place: &Range<u64>, footer: Option<&Footer>) {
+        let (file, start) = match self.segments.get(&seq) {
+            Some(sealed) => (sealed.row.file, sealed.row.start),
+            None => (self.active.file, self.active.start),
+        };
+        let known = &mut self.scrub.known;
+        let before = known.range((seq, 0)..(seq, place.end)).next_back();
+        if before.is_some_and(|(_, end)| *end > place.start) || known.len() >= KNOWN_MAX {
+            return;
+        }
+        known.insert((seq, place.start), place.end);
+        let mut partitions = self.partitions_in(seq, place, footer);
+        let unnamed = partitions.len().saturating_sub(NAMED_MAX);
+        partitions.truncate(NAMED_MAX);
+        self.outputs.push(Output::Damaged(Damage {
+            file: JournalFile::Segment(file),
+            at: place.start,
+            bytes: place.end - place.start,
+            lsn: start.advance(place.start.saturating_sub(BLOCK_BYTES as u64)),
+            partitions,
+            unnamed,
+        }));
+    }
+
+    /// Which offsets of which partitions lie in a place, as far as an index in memory tells.
+    fn partitions_in(
+        &mut self,
+        seq: u64,
+        place: &Range<u64>,
+        footer: Option<&Footer>,
+    ) -> Vec<DamagedRange> {
+        let view = match footer {
+            _ if seq == self.active.seq => Some(View::Open(&self.active.index)),
+            Some(footer) => Some(View::Footer(footer.clone())),
+            None => self.footers.view(seq),
+        };
+        let Some(view) = view else {
+            return Vec::new();
+        };
+        let keys: Vec<(PartitionKey, Offset)> = match &view {
+            View::Open(index) => index
+                .partitions()
+                .map(|it| (it.key, it.first_offset))
+                .collect(),
+            View::Footer(footer) => {
+                let partitions = footer.partitions();
+                partitions.map(|it| (it.key, it.first_offset)).collect()
+            }
+        };
+        let mut found = Vec::new();
+        for (key, first) in keys {
+            let mut range: Option<DamagedRange> = None;
+            let mut from = first;
+            while let Some(located) = view.locate(key, from) {
+                let start = u64::from(located.position.at);
+                let end = start + u64::from(located.position.span);
+                if start < place.end && place.start < end {
+                    range
+                        .get_or_insert(DamagedRange {
+                            key,
+                            from: located.position.base_offset,
+                            to: located.until,
+                        })
+                        .to = located.until;
+                }
+                if start >= place.end || located.until <= from {
+                    break;
+                }
+                from = located.until;
+            }
+            found.extend(range);
+        }
+        found
+    }
+}
