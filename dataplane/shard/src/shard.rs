@@ -319,7 +319,13 @@ impl Shard {
                     }
                 }
                 Output::Room => self.room(now, effects),
-                Output::Damaged(damage) => self.alarm.ring(&damage),
+                Output::Damaged(damage) => {
+                    // Whoever hears of it may ask at once how much there is.
+                    self.metrics
+                        .journal_damaged
+                        .set(self.journal.stats().damaged);
+                    self.alarm.ring(&damage);
+                }
                 Output::ReclaimMore => {
                     self.reclaim_at.get_or_insert(self.journal.durable_lsn());
                     self.reclaim_when_durable(effects);

@@ -39,7 +39,7 @@ enum Stage {
     /// In a life, with what of it was found damaged.
     Segment {
         seq: u64,
-        walk: Walk,
+        walk: Box<Walk>,
         damaged: Vec<Range<u64>>,
     },
     /// Waits for the life's footer.
@@ -202,7 +202,7 @@ impl Journal {
         };
         Stage::Segment {
             seq,
-            walk: Walk::new(life, seq, start),
+            walk: Box::new(Walk::new(life, seq, start)),
             damaged: Vec::new(),
         }
     }
