@@ -39,14 +39,14 @@ enum Stage {
     /// In a life, with what of it was found damaged.
     Segment {
         seq: u64,
-        walk: Box<Walk>,
+        walk: Walk,
         damaged: Vec<Range<u64>>,
     },
     /// Waits for the life's footer.
     Footer { seq: u64, damaged: Vec<Range<u64>> },
     /// In the checkpoints' parts; those still to come.
     Parts {
-        check: Option<PartCheck>,
+        check: Option<Box<PartCheck>>,
         left: Vec<u64>,
     },
     /// At a copy of the superblock, which may have been read wrong once.
@@ -202,7 +202,7 @@ impl Journal {
         };
         Stage::Segment {
             seq,
-            walk: Box::new(Walk::new(life, seq, start)),
+            walk: Walk::new(life, seq, start),
             damaged: Vec::new(),
         }
     }
@@ -257,14 +257,14 @@ impl Journal {
                     // A part that is not needed any more may be on its way out.
                     check.take_if(|part| !self.is_needed(part.id));
                     left.retain(|id| self.is_needed(*id));
-                    let read = check.as_ref().and_then(PartCheck::next_read);
+                    let read = check.as_ref().and_then(|part| part.next_read());
                     if let (Some(check), Some((at, bytes))) = (check.as_ref(), read) {
                         let file = JournalFile::Checkpoint(check.id);
                         self.scrub_read(file, at, bytes, Source::Part(check.id));
                         return true;
                     }
                     match left.pop() {
-                        Some(id) => *check = Some(PartCheck::new(id)),
+                        Some(id) => *check = Some(Box::new(PartCheck::new(id))),
                         None => {
                             pass.stage = Stage::Superblock {
                                 copy: 0,
