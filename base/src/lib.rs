@@ -13,6 +13,7 @@ pub mod ids;
 pub mod limits;
 pub mod mesh;
 pub mod operation;
+pub mod planted;
 pub mod position;
 pub mod prng;
 pub mod region;

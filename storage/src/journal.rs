@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::disk::DiskError;
 use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
 use tiderace_base::operation::{Effects, Event, Fatal, OpId};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Lsn, Offset};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now};
@@ -298,6 +299,7 @@ impl Journal {
     fn written(&mut self, op: OpId, result: Result<(), DiskError>) {
         match (self.operations.end(op), result) {
             (Some(Op::Chunk), Ok(())) => self.chunk_written(op),
+            (Some(Op::Chunk), Err(_)) if is_planted(Bug::RetryFailedSync) => self.chunk_written(op),
             (Some(Op::Chunk | Op::SegmentHeader), Err(error)) => {
                 self.fail(Fatal::JournalWrite(error));
             }

@@ -3,6 +3,7 @@
 //! total never goes down. Totals make a repeated or late grant harmless: the greater one holds.
 
 use crate::error::ErrorCode;
+use tiderace_base::planted::{Bug, is_planted};
 
 /// An amount of both units.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -108,6 +109,9 @@ impl Granter {
     /// # Panics
     /// When more comes back than was spent.
     pub fn give_back(&mut self, amount: Amount) {
+        if is_planted(Bug::LeakCredit) && self.returned.batches % 4 == 3 {
+            return;
+        }
         let returned = self.returned.checked_add(amount);
         self.returned = returned
             .filter(|returned| self.spent.covers(*returned))

@@ -2,6 +2,7 @@
 //! leads. Invariants: sequences are dense; an epoch is never resumed; nothing is placed under an epoch before its
 //! epoch-start entry is.
 
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, SlotSeq};
 
 /// Epochs that a slot's map remembers. Older ones are folded into the oldest kept, which then answers for them.
@@ -186,6 +187,10 @@ impl Slot {
     pub fn start_epoch(&mut self) -> (Epoch, SlotSeq) {
         let SlotState::Chosen(epoch) = self.state else {
             panic!("no epoch waits to be started")
+        };
+        let epoch = match self.last_epoch() {
+            old if is_planted(Bug::ResumeOldEpoch) && old > Epoch::ZERO => old,
+            _ => epoch,
         };
         self.state = SlotState::Leading(epoch);
         let seq = self.end.advance(1);

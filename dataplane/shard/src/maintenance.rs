@@ -14,6 +14,7 @@ use tiderace_base::ids::{PartitionKey, ShardId, SlotId, StreamId};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, DRAIN_NS_MAX};
 use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Fatal};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Offset, SlotSeq};
 use tiderace_base::time::Now;
 use tiderace_replica::SlotState;
@@ -579,7 +580,7 @@ impl Shard {
         let kept = self.undurable.is_empty()
             && self.forwarded.is_empty()
             && self.journal.drained()
-            && self.connections.is_empty()
+            && (self.connections.is_empty() || is_planted(Bug::ForgetReaders))
             && others().all(|shard| self.finished.contains(&shard));
         if kept || now.mono >= deadline {
             self.phase = Phase::Ended;

@@ -12,6 +12,7 @@ use tiderace_base::ids::{
     ConnectionId, PartitionIndex, PartitionKey, ProducerId, SlotId, StreamId, SubscriptionId,
 };
 use tiderace_base::limits::{BATCH_HEADER_BYTES, PRODUCER_WINDOW, PRODUCERS_PER_PARTITION_MAX};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{CatalogueVersion, Epoch, Lsn, Offset, ProducerEpoch, ProducerSeq};
 use tiderace_replica::EpochMap;
 use tiderace_wire::batch::BatchHeader;
@@ -114,6 +115,9 @@ impl Partition {
     /// The append time of a batch appended at `wall_us`: never before the one before it, whatever the clock says.
     #[must_use]
     pub fn append_time_us(&self, wall_us: u64) -> u64 {
+        if is_planted(Bug::FollowWallClock) {
+            return wall_us;
+        }
         wall_us.max(self.durable.last_append_us)
     }
 

@@ -13,6 +13,7 @@ use tiderace_base::ids::{MessageId, PartitionKey};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, LINK_WINDOW_BYTES};
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, Lsn, Offset};
 use tiderace_base::time::Now;
 use tiderace_replica::SlotState;
@@ -139,7 +140,12 @@ impl Shard {
             .next_place()
             .ok_or(Rejected::code(ErrorCode::NotLeader))?;
         let partition = self.partitions.at(index);
-        let base_offset = partition.durable.end;
+        let base_offset = match partition.durable.end {
+            end if is_planted(Bug::ReuseOffset) && slot_seq.get() % 16 == 0 => {
+                Offset::new(end.get().saturating_sub(1))
+            }
+            end => end,
+        };
         let next = base_offset
             .checked_add(u64::from(header.record_count()))
             .ok_or(Rejected::code(ErrorCode::BatchHeader))?;
@@ -164,6 +170,9 @@ impl Shard {
         });
         let appended = Appended::from_header(placed_header, end);
         draft.checked(header.body_len(), header.body_crc());
+        if is_planted(Bug::DeliverUndurable) {
+            partition.visible = next;
+        }
         let placed = draft.commit(EntryMeta {
             key: Some(partition.key),
             slot: place.slot,
@@ -315,7 +324,8 @@ impl Shard {
             return Err(Rejected::Elsewhere(place));
         }
         // An epoch that has ended is refused; zero says that the producer does not know any.
-        if epoch != Epoch::ZERO && epoch != place.epoch {
+        let is_known = epoch == place.epoch || is_planted(Bug::AcceptOldEpoch);
+        if epoch != Epoch::ZERO && !is_known {
             return Err(Rejected::Error {
                 code: ErrorCode::FencedEpoch,
                 detail: u64::from(place.epoch.get()),
@@ -421,7 +431,12 @@ impl Shard {
         } = accepted;
         let ack = match known_as {
             KnownAs::New | KnownAs::Duplicate => Ack {
-                request,
+                request: match request {
+                    another if is_planted(Bug::AnswerAnother) && place.end.get() % 64 == 0 => {
+                        MessageId::new(another.get() + 1)
+                    }
+                    request => request,
+                },
                 base_offset: place.base_offset,
                 append_time_us: place.append_time_us,
                 epoch,
@@ -446,7 +461,7 @@ impl Shard {
                 KnownAs::Forgotten => self.metrics.duplicates_forgotten_total.add(1),
                 KnownAs::New | KnownAs::Duplicate => self.metrics.duplicates_total.add(1),
             }
-            if now_due {
+            if now_due || is_planted(Bug::AnswerDuplicateEarly) {
                 return Some(waiting);
             }
             self.undurable.push_duplicate(place.end, waiting);

@@ -10,6 +10,7 @@ use crate::producer_room::{ProducerBounds, ProducerRoom};
 use std::collections::BTreeMap;
 use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::SLOTS;
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, Lsn, SlotSeq};
 use tiderace_replica::Slot;
 use tiderace_storage::Replay;
@@ -108,6 +109,13 @@ impl Rebuilt {
     /// What contradicts itself.
     pub(crate) fn finish(mut self) -> Result<Self, String> {
         self.filled();
+        if is_planted(Bug::ForgetProducerWindow) {
+            let all: Vec<Index> = self.partitions.iter().map(|(index, _)| index).collect();
+            for index in all {
+                let producers = &mut self.partitions.at(index).durable.producers;
+                producers.dropped(&mut self.producer_room.of(index));
+            }
+        }
         match self
             .contradiction
             .take()

@@ -18,6 +18,7 @@ use tiderace_base::limits::{
 };
 use tiderace_base::mesh::{Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::time::Now;
 use tiderace_wire::assembly::{Frame, View};
 use tiderace_wire::credit::Amount;
@@ -503,6 +504,9 @@ impl Shard {
             let Some(id) = self.waiting_for_room.pop_front() else {
                 return;
             };
+            if is_planted(Bug::ForgetWaiting) {
+                continue;
+            }
             if self.drive_by_id(now, id, effects) {
                 // Still no room. It stays the first.
                 if let Some(last) = self.waiting_for_room.pop_back() {

@@ -24,7 +24,7 @@ use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
 use tiderace_base::position::{Epoch, Lsn};
 use tiderace_base::time::{Mono, Now};
-use tiderace_storage::{Alarm, Journal, OpenError, Output, Settings};
+use tiderace_storage::{Alarm, Journal, Mark, OpenError, Output, Settings};
 
 /// What a shard is told.
 #[derive(Clone, Debug)]
@@ -257,6 +257,12 @@ impl Shard {
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// What recoveries found out that peers must know.
+    #[must_use]
+    pub fn marks(&self) -> &[Mark] {
+        self.journal.marks()
     }
 
     /// Rings when damage is found in what the shard keeps.

@@ -12,6 +12,7 @@ use crate::shard::Shard;
 use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{CatalogueVersion, Lsn};
 use tiderace_base::time::Now;
 use tiderace_wire::entry::{DropReason, EntryKind, PartitionDrop};
@@ -37,7 +38,7 @@ impl Shard {
             return;
         };
         // A tombstone that was cleared since is no matter: it was worked off before.
-        if catalogue.deleted <= self.tombstones.seen {
+        if catalogue.deleted <= self.tombstones.seen || is_planted(Bug::KeepDeleted) {
             return;
         }
         let gone: Vec<(PartitionKey, SlotId)> = self

@@ -3,6 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(planted)]
+compile_error!("planted bugs are for the simulator alone: build the program without --cfg planted");
+
 mod admin;
 mod cli;
 mod config;

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use tiderace_base::disk::{Disk, JournalFile};
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::Lsn;
 use tiderace_wire::entry::EntryKind;
 
@@ -135,6 +136,9 @@ pub(crate) fn run<D: Disk>(
     let cut_to = (kept && !span.end_is_known && span.file_bytes > span.place(stop.lsn))
         .then(|| (link.header.seq, span.place(stop.lsn)));
     let mut marks = superblock.marks.clone();
+    if is_planted(Bug::ForgetMarks) {
+        marks.clear();
+    }
     if chain.adopted {
         put_mark(
             &mut marks,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use tiderace_base::disk::{Disk, JournalFile};
 use tiderace_base::ids::SlotId;
 use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, Lsn, SlotSeq};
 use tiderace_wire::batch::{BatchHeader, walk};
 use tiderace_wire::entry::EntryKind;
@@ -119,14 +120,15 @@ pub(crate) fn follow<D: Disk>(
         let Some(first) = window.get(disk, file, span.file_bytes, at, BLOCK_BYTES)? else {
             return Ok(stop);
         };
-        let Some(header) = decode_first(first, span.life).filter(|it| it.lsn == span.lsn(at))
-        else {
+        let is_here = |it: &ChunkHeader| it.lsn == span.lsn(at) || is_planted(Bug::ParseOldChunk);
+        let Some(header) = decode_first(first, span.life).filter(is_here) else {
             return Ok(stop);
         };
         stop.bad_bytes = Some(header.chunk_bytes as u64);
         let fits = at + header.chunk_bytes as u64 <= end_at
             && header.durable_lsn <= header.lsn
-            && prev_crc.is_none_or(|crc| crc == header.prev_crc);
+            && (prev_crc.is_none_or(|crc| crc == header.prev_crc)
+                || is_planted(Bug::ParseOldChunk));
         if !fits {
             return Ok(stop);
         }
@@ -136,11 +138,13 @@ pub(crate) fn follow<D: Disk>(
         else {
             return Ok(stop);
         };
-        each(&Chunk {
-            header: &header,
-            at,
-            bytes,
-        });
+        if !is_planted(Bug::DropChunkOnRecovery) || header.entry_count != 1 {
+            each(&Chunk {
+                header: &header,
+                at,
+                bytes,
+            });
+        }
         at += header.chunk_bytes as u64;
         prev_crc = Some(header.first_crc);
         stop.lsn = span.lsn(at);

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use tiderace_base::limits::KIB;
 use tiderace_base::operation::OpId;
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::Lsn;
 use tiderace_base::time::Mono;
 
@@ -90,6 +91,12 @@ impl Inflight {
             flight.done = true;
         }
         let before = self.durable;
+        if is_planted(Bug::AcknowledgeOutOfOrder)
+            && let Some(last) = self.flights.iter().rposition(|flight| flight.done)
+        {
+            self.durable = self.flights[last].end;
+            self.flights.drain(..=last);
+        }
         while let Some(flight) = self.flights.front().filter(|flight| flight.done) {
             self.durable = flight.end;
             self.proven = flight.proves;

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tiderace_base::disk::JournalFile;
 use tiderace_base::limits::{BLOCK_BYTES, CLOSING_CHUNK_AFTER_NS};
 use tiderace_base::operation::Effect;
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::Lsn;
 use tiderace_base::region::aligned_zeroed;
 
@@ -250,6 +251,9 @@ impl Journal {
             .push(seal.lsn, bytes.clone(), self.regions.current());
         let at = self.active.at;
         self.active.at += bytes.len() as u64;
+        if is_planted(Bug::RewriteTailBlock) && bytes.len() > BLOCK_BYTES {
+            self.active.at -= BLOCK_BYTES as u64;
+        }
         self.active.last_crc = crc;
         self.ready.push_back(Ready {
             file: self.active.file,
@@ -303,7 +307,7 @@ impl Journal {
                 file: JournalFile::Segment(ready.file),
                 at: ready.at,
                 data: ready.bytes,
-                durable: true,
+                durable: !is_planted(Bug::AcknowledgeBeforeSync),
             });
         }
     }

@@ -6,6 +6,7 @@
 //! - [`run`] is the course of one run: a safety phase with faults, then healing and a demand for progress, then a power
 //!   cut and an audit of every record.
 //! - [`node`] is the product's node as a scenario, with clients that speak the wire protocol.
+//! - `planted`, in builds with `--cfg planted`, plants bugs in the product and sees whether the properties notice.
 //! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
 //!   properties find what they are for.
 //!
@@ -16,6 +17,8 @@
 
 pub mod history;
 pub mod node;
+#[cfg(planted)]
+pub mod planted;
 pub mod properties;
 pub mod run;
 pub mod toy;

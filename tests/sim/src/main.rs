@@ -13,10 +13,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sim::node::OneNode;
-use sim::run::{Options, Report, Scenario, run};
+use sim::run::{Options, Report, Scenario, mixture, run};
 use sim::toy::Toy;
 use sim::world::Counted;
-use sim::world::faults::{Fault, Fired};
+use sim::world::faults::{Fault, Fired, Without};
 
 const HELP: &str = "\
 Runs the product's own code in one thread on a simulated disk, network and clock.
@@ -27,7 +27,11 @@ Runs the product's own code in one thread on a simulated disk, network and clock
   --from A        the first seed for --minutes (default 0)
   --twice         run each seed twice and compare
   --trace         print everything that happens
+  --without F     switch off a fault, by its name in the summary; may be given again
+  --every-fault   fail if a fault that is drawn never fired
+  --print-options print what each seed draws: the chance of each fault
   --toy           simulate the toy log instead of a node
+  --planted N     plant each bug in turn; one of N seeds has to notice it (builds with --cfg planted only)
 ";
 
 struct Arguments {
@@ -36,6 +40,10 @@ struct Arguments {
     twice: bool,
     trace: bool,
     toy: bool,
+    planted: Option<u64>,
+    without: Without,
+    every_fault: bool,
+    print_options: bool,
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -45,6 +53,10 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         twice: false,
         trace: false,
         toy: false,
+        planted: None,
+        without: Without::default(),
+        every_fault: false,
+        print_options: false,
     };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
@@ -74,6 +86,16 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--twice" => parsed.twice = true,
             "--trace" => parsed.trace = true,
             "--toy" => parsed.toy = true,
+            "--every-fault" => parsed.every_fault = true,
+            "--print-options" => parsed.print_options = true,
+            "--without" => {
+                let name = value()?;
+                let fault = Fault::ALL.into_iter().find(|fault| fault.name() == name);
+                parsed
+                    .without
+                    .add(fault.ok_or(format!("{name:?} is no fault"))?);
+            }
+            "--planted" => parsed.planted = Some(number(&value()?)?),
             _ => return Err(format!("{name} is unknown\n\n{HELP}")),
         }
     }
@@ -145,6 +167,39 @@ impl Summary {
     }
 }
 
+/// Plants each bug in turn, and says which seed notices it first.
+#[cfg(planted)]
+fn planted(seeds_max: u64) -> ExitCode {
+    let mut missed = 0;
+    for bug in tiderace_base::planted::Bug::ALL {
+        let started = Instant::now();
+        match sim::planted::hunt(bug, seeds_max) {
+            Some(noticed) => println!(
+                "{bug:?}: seed {} in {:.1} s: {}",
+                noticed.seed,
+                started.elapsed().as_secs_f64(),
+                noticed.violation
+            ),
+            None => {
+                missed += 1;
+                println!("{bug:?}: NOT NOTICED by {seeds_max} seeds");
+            }
+        }
+    }
+    if missed > 0 {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+#[cfg(not(planted))]
+fn planted(_: u64) -> ExitCode {
+    eprintln!(
+        "this build holds no planted bugs: RUSTFLAGS=\"--cfg planted\" cargo run --release --target-dir target/planted -p sim -- --planted 500"
+    );
+    ExitCode::from(2)
+}
+
 fn main() -> ExitCode {
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
@@ -153,6 +208,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(seeds_max) = arguments.planted {
+        return planted(seeds_max);
+    }
     let scenario: &dyn Scenario = if arguments.toy {
         &Toy::default()
     } else {
@@ -162,6 +220,7 @@ fn main() -> ExitCode {
     let mut summary = Summary::default();
     let options = Options {
         prints: arguments.trace,
+        without: arguments.without,
     };
     for seed in arguments.seeds.clone() {
         if arguments
@@ -169,6 +228,9 @@ fn main() -> ExitCode {
             .is_some_and(|deadline| Instant::now() >= deadline)
         {
             break;
+        }
+        if arguments.print_options {
+            println!("seed {seed}: {}", mixture(scenario, seed, options));
         }
         let report = run(scenario, seed, options);
         summary.add(&report);
@@ -199,5 +261,16 @@ fn main() -> ExitCode {
         }
     }
     summary.print(started.elapsed());
+    if arguments.every_fault && !arguments.toy {
+        let never: Vec<&str> = Fault::ALL
+            .into_iter()
+            .filter(|fault| fault.is_survivable() && summary.fired.count(*fault) == 0)
+            .map(Fault::name)
+            .collect();
+        if !never.is_empty() {
+            println!("never fired: {}", never.join(", "));
+            return ExitCode::FAILURE;
+        }
+    }
     ExitCode::SUCCESS
 }

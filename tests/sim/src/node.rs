@@ -11,7 +11,7 @@ use tiderace_base::mesh::Peer;
 use tiderace_base::operation::Machine;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
-use tiderace_node::{NodeConfig, Scrubbing, boot};
+use tiderace_node::{Mark, NodeConfig, Scrubbing, boot};
 use tiderace_shard::{Kind, Metrics, Shard};
 
 use crate::run::Scenario;
@@ -28,6 +28,8 @@ struct Tiderace {
     counted: Counted,
     /// What the shards of this start count.
     metrics: Vec<Arc<Metrics>>,
+    /// What earlier recoveries marked, by shard.
+    marks: Vec<Vec<Mark>>,
     /// Where whoever runs the scenario finds that.
     shared: Option<SharedMetrics>,
 }
@@ -59,6 +61,7 @@ impl Tiderace {
             },
             counted: Counted::new(),
             metrics: Vec::new(),
+            marks: Vec::new(),
             shared: None,
         }
     }
@@ -87,6 +90,17 @@ impl Program for Tiderace {
         for alarm in node.shards.iter().map(Shard::alarm).chain([control]) {
             alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"));
         }
+        // J-10: a mark is cleared by a peer's word, and there is none.
+        for (shard, before) in node.shards.iter().zip(&self.marks) {
+            let is_there = |mark: &&Mark| {
+                let mut now = shard.marks().iter();
+                now.any(|it| it.slot == mark.slot && it.kind == mark.kind)
+            };
+            if let Some(lost) = before.iter().find(|mark| !is_there(mark)) {
+                return Err(BootError::Refused(format!("the start forgets {lost:?}")));
+            }
+        }
+        self.marks = node.shards.iter().map(|it| it.marks().to_vec()).collect();
         self.counted = self.counted();
         self.metrics = node.shards.iter().map(Shard::metrics).collect();
         if let Some(shared) = &self.shared {

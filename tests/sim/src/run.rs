@@ -8,7 +8,7 @@ use tiderace_base::prng::Prng;
 
 use crate::history::Observation;
 use crate::properties::{Judge, Violation};
-use crate::world::faults::{Faults, Fired};
+use crate::world::faults::{Faults, Fired, Without};
 use crate::world::scheduler::Counts;
 use crate::world::{Counted, Setup, World};
 
@@ -35,6 +35,8 @@ pub trait Scenario {
 pub struct Options {
     /// Print the trace.
     pub prints: bool,
+    /// Faults that are switched off, whatever the seed draws.
+    pub without: Without,
 }
 
 /// What came of a run.
@@ -60,11 +62,23 @@ pub struct Report {
     pub violation: Option<Violation>,
 }
 
+/// What a seed draws: the chance of each fault in millionths, but for those that never fire.
+#[must_use]
+pub fn mixture(scenario: &dyn Scenario, seed: u64, options: Options) -> String {
+    drawn(scenario, &mut Prng::new(seed), options).to_string()
+}
+
+fn drawn(scenario: &dyn Scenario, prng: &mut Prng, options: Options) -> Faults {
+    let mut faults = scenario.faults(prng);
+    faults.switch_off(options.without);
+    faults
+}
+
 /// Runs a seed. A panic of the program under test is a violation like any other.
 #[must_use]
 pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
     let mut prng = Prng::new(seed);
-    let faults = scenario.faults(&mut prng);
+    let faults = drawn(scenario, &mut prng, options);
     let setup = Setup {
         seed: prng.next_u64(),
         faults,

@@ -2,6 +2,7 @@
 //! of fault and many of them, not a little of everything), so that rare faults meet quiet stretches as well as each
 //! other. Invariant: nothing fires after [`Faults::stop`].
 
+use core::fmt;
 use tiderace_base::prng::Prng;
 
 /// A kind of fault.
@@ -79,6 +80,12 @@ impl Fault {
         Self::BuffersHeld,
     ];
 
+    /// Whether a lone node has to survive it: then it is drawn, or follows from what is.
+    #[must_use]
+    pub const fn is_survivable(self) -> bool {
+        !matches!(self, Self::ReadError | Self::ReadFlip | Self::LyingDisk)
+    }
+
     /// The kind's name in the summary.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -105,6 +112,21 @@ impl Fault {
             Self::WallJump => "wall_jump",
             Self::BuffersHeld => "buffers_held",
         }
+    }
+}
+
+/// Kinds that are switched off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Without(u32);
+
+impl Without {
+    /// Switches off this one, too.
+    pub fn add(&mut self, fault: Fault) {
+        self.0 |= 1 << fault as u32;
+    }
+
+    fn contains(self, fault: Fault) -> bool {
+        self.0 & (1 << fault as u32) != 0
     }
 }
 
@@ -178,6 +200,16 @@ impl Faults {
         faults
     }
 
+    /// Switches kinds off that were drawn. What the others do does not shift.
+    pub fn switch_off(&mut self, without: Without) {
+        for fault in Fault::ALL
+            .into_iter()
+            .filter(|fault| without.contains(*fault))
+        {
+            self.set(fault, 0);
+        }
+    }
+
     /// Sets the chance of one kind, in millionths.
     pub fn set(&mut self, fault: Fault, per_million: u32) {
         self.per_million[fault as usize] = per_million;
@@ -219,6 +251,17 @@ impl Faults {
     #[must_use]
     pub fn fired(&self) -> &Fired {
         &self.fired
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (fault, chance) in Fault::ALL.into_iter().zip(self.per_million) {
+            if chance > 0 {
+                write!(f, "{} {chance} ", fault.name())?;
+            }
+        }
+        write!(f, "in a million")
     }
 }
 
