@@ -147,7 +147,7 @@ impl Section {
                 bytes
             }
         };
-        piece.advance(len);
+        use_up(piece, len);
         Self(Held::Short(len as u8, bytes))
     }
 }
@@ -185,6 +185,17 @@ impl Eq for Section {}
 impl core::fmt::Debug for Section {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_list().entries(&**self).finish()
+    }
+}
+
+/// Goes past the first `len` bytes of a piece. One that is used up is let go of: what it lies in may be a receive buffer, and
+/// a connection that waits, or is idle, must not keep one.
+#[inline]
+fn use_up(piece: &mut Bytes, len: usize) {
+    if len == piece.len() {
+        *piece = Bytes::new();
+    } else {
+        piece.advance(len);
     }
 }
 
@@ -397,7 +408,7 @@ impl Assembler {
     /// Lets the batches go.
     pub fn skip_batch(&mut self) {
         match core::mem::replace(&mut self.behind, Behind::Here(0)) {
-            Behind::Here(len) => self.piece.advance(len),
+            Behind::Here(len) => use_up(&mut self.piece, len),
             Behind::Apart(_) => {}
         }
     }
@@ -437,19 +448,19 @@ impl Assembler {
                 // The common case: nothing is pending and the whole frame lies in this piece.
                 let header = self.check(first)?;
                 if self.piece.len() >= header.frame_len() {
-                    self.piece.advance(LINK_HEADER_BYTES);
+                    use_up(&mut self.piece, LINK_HEADER_BYTES);
                     let control = Section::cut(&mut self.piece, header.control_len());
                     header.check_control(&control)?;
                     self.behind = Behind::Here(header.batch_len());
                     return Ok(Some(Front { header, control }));
                 }
-                self.piece.advance(LINK_HEADER_BYTES);
+                use_up(&mut self.piece, LINK_HEADER_BYTES);
                 self.begin(header);
             } else {
                 let count = self.piece.len().min(LINK_HEADER_BYTES - *len);
                 bytes[*len..*len + count].copy_from_slice(&self.piece[..count]);
                 *len += count;
-                self.piece.advance(count);
+                use_up(&mut self.piece, count);
                 if *len < LINK_HEADER_BYTES {
                     return Ok(None);
                 }
@@ -527,7 +538,7 @@ impl Assembler {
         let count = self.piece.len().min(wanted - bytes.len());
         reserve(bytes, bytes.len() + count, wanted);
         bytes.extend_from_slice(&self.piece[..count]);
-        self.piece.advance(count);
+        use_up(&mut self.piece, count);
         if bytes.len() < wanted {
             return Ok(None);
         }

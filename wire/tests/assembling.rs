@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
+use std::sync::Arc;
 use tiderace_base::ids::MessageId;
 use tiderace_base::limits::{FIRST_FRAME_BYTES_MAX, LINK_HEADER_BYTES, RECEIVE_BUFFERS_HELD_MAX};
 use tiderace_base::position::{Epoch, Offset};
@@ -68,6 +69,18 @@ fn drain(assembler: &mut Assembler, out: &mut Vec<Frame>) -> Result<(), ErrorCod
     Ok(())
 }
 
+/// A receive buffer that counts while anybody holds it.
+struct Buffer {
+    bytes: Bytes,
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 fn open() -> Assembler {
     let mut assembler = Assembler::new(Receiver::Node);
     assembler.open();
@@ -114,11 +127,15 @@ proptest! {
         let mut expected = expected.into_iter();
         let mut ends = ends.iter().cycle();
         let mut rest = Bytes::from(bytes);
+        let buffers = Arc::new(());
         for cut in cuts.iter().cycle() {
             if rest.is_empty() {
                 break;
             }
-            assembler.push(rest.split_to((*cut).min(rest.len())));
+            assembler.push(Bytes::from_owner(Buffer {
+                bytes: rest.split_to((*cut).min(rest.len())),
+                _held: Arc::clone(&buffers),
+            }));
             while let Some(front) = assembler.next_front().expect("well formed") {
                 let (kind, control, batch) = expected.next().expect("no frame is made up");
                 prop_assert_eq!((front.header.kind(), &front.control[..]), (kind, &control[..]));
@@ -139,6 +156,8 @@ proptest! {
                     _ => {}
                 }
             }
+            // What is used up is let go of at once: an idle connection keeps no receive buffer.
+            prop_assert_eq!(Arc::strong_count(&buffers) - 1, assembler.held_pieces());
             prop_assert!(assembler.held_pieces() <= RECEIVE_BUFFERS_HELD_MAX);
         }
         prop_assert!(expected.next().is_none() && !assembler.is_midway());
