@@ -268,6 +268,10 @@ impl Journal {
         let life = sealed.life(self.superblocks.next.journal);
         let row = sealed.row;
         let file = JournalFile::Footer(row.file);
+        // A process without descriptors says nothing of the footer.
+        if let Err(error @ DiskError::NotOpened(_)) = result {
+            return self.load_ended(seq, load.waiting, Err(ReadError::Disk(error)));
+        }
         match load.stage {
             Stage::FirstBlock => {
                 let size = result

@@ -197,6 +197,18 @@ impl Connection {
 
     /// Moves everything that is encoded, acknowledgements included, to what is sent.
     pub(crate) fn take_encoded(&mut self, outgoing: &mut Outgoing) {
+        self.encode_acks();
+        let credit: Option<Credit> = self.session.grant();
+        if let Some(credit) = credit {
+            self.push_frame(|id, out| credit.encode(out, id));
+        }
+        if !self.out.is_empty() {
+            outgoing.push(self.out.split().freeze());
+        }
+    }
+
+    /// Encodes the acknowledgements so far behind what is encoded.
+    pub(crate) fn encode_acks(&mut self) {
         let acks = core::mem::take(&mut self.acks);
         for acks in acks.chunks(ACKS_PER_FRAME_MAX) {
             let id = self.session.next_message_id();
@@ -205,13 +217,6 @@ impl Connection {
         // The room of the list is kept for the next ones.
         self.acks = acks;
         self.acks.clear();
-        let credit: Option<Credit> = self.session.grant();
-        if let Some(credit) = credit {
-            self.push_frame(|id, out| credit.encode(out, id));
-        }
-        if !self.out.is_empty() {
-            outgoing.push(self.out.split().freeze());
-        }
     }
 
     /// Adds a deliver frame: its front, then the batches as they are.

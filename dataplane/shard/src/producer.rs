@@ -382,11 +382,20 @@ impl Producers {
         }
     }
 
+    /// Gives back what the list has beyond what growing would leave: memory is counted by who is known.
+    fn give_back(&mut self) {
+        let slack = (self.known.len() / LIST_SLACK).max(1);
+        if self.known.capacity() > self.known.len() + 2 * slack {
+            self.known.shrink_to(self.known.len() + slack);
+        }
+    }
+
     /// Forgets a producer, as an entry says.
     pub(crate) fn expire(&mut self, id: ProducerId, room: &mut RoomOf<'_>) {
         if let Ok(index) = self.known.binary_search_by_key(&id, |known| known.id) {
             self.known[index].cut(room);
             let producer = self.known.remove(index);
+            self.give_back();
             room.left(1, self.known.len());
             self.forgotten_end = self.forgotten_end.max(producer.base_offset.advance(1));
         }
@@ -399,7 +408,7 @@ impl Producers {
         }
         if !self.known.is_empty() {
             room.left(self.known.len(), 0);
-            self.known.clear();
+            self.known = Vec::new();
         }
     }
 
@@ -493,6 +502,26 @@ mod tests {
 
     const ONE: ProducerEpoch = ProducerEpoch::new(1);
     const TWO: ProducerEpoch = ProducerEpoch::new(2);
+
+    #[test]
+    fn a_partition_that_forgets_its_producers_gives_their_memory_back() {
+        let mut room = room();
+        let mut room = room.of(Index::FIRST);
+        let mut producers = Producers::default();
+        for n in 0..1000 {
+            let id = ProducerId::new(n);
+            producers.appended(id, ONE, ProducerSeq::ZERO, place(n as u64), &mut room);
+        }
+        for n in 0..990 {
+            producers.expire(ProducerId::new(n), &mut room);
+        }
+        assert_eq!(producers.known.len(), 10);
+        assert!(
+            producers.known.capacity() < 20,
+            "{}",
+            producers.known.capacity()
+        );
+    }
 
     #[test]
     fn verdicts() {

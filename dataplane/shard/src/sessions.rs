@@ -199,6 +199,8 @@ impl Shard {
         self.metrics.errors_total.add(1);
         self.metrics.connections_refused_total.add(1);
         connection.session.close();
+        // What was promised before is told before.
+        connection.encode_acks();
         connection.push_fault(&fault);
         connection.closing = Closing::WhenSent;
         connection.backlog.clear();
@@ -507,7 +509,10 @@ impl Shard {
             if is_planted(Bug::ForgetWaiting) {
                 continue;
             }
-            if self.drive_by_id(now, id, effects) {
+            let others = self.waiting_for_room.len();
+            self.drive_by_id(now, id, effects);
+            // It may wait for the mesh now: that is no reason for the others to wait.
+            if self.waiting_for_room.len() > others {
                 // Still no room. It stays the first.
                 if let Some(last) = self.waiting_for_room.pop_back() {
                     self.waiting_for_room.push_front(last);
@@ -527,16 +532,14 @@ impl Shard {
         }
     }
 
-    /// Goes on with a connection that waited; says whether it waits again.
-    fn drive_by_id(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) -> bool {
+    /// Goes on with a connection that waited.
+    fn drive_by_id(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) {
         let Some(mut connection) = self.connections.take(id) else {
-            return false;
+            return;
         };
         connection.waiting = false;
         self.drive(now, &mut connection, effects);
-        let waits = connection.waiting;
         self.put_back(connection);
-        waits
     }
 
     /// Sends what is ready, a bounded amount for each connection; those with more have their turn when it has left.

@@ -57,6 +57,15 @@ pub(crate) struct Job {
     search: search::Search,
     /// Nobody waits for it any more; the file is in use until its bytes are back.
     is_cancelled: bool,
+    /// What it read was wrong once, and was read again: what is wrong twice is damaged.
+    is_doubted: bool,
+}
+
+impl Job {
+    /// Whether what was read wrong is to be read again: once.
+    fn doubts(&mut self) -> bool {
+        !core::mem::replace(&mut self.is_doubted, true)
+    }
 }
 
 /// The reads under way.
@@ -92,6 +101,7 @@ impl Journal {
                 waiting: Waiting::Index,
                 search: search::Search::default(),
                 is_cancelled: false,
+                is_doubted: false,
             },
         );
         self.go_on_reading(id, None);
@@ -215,12 +225,22 @@ impl Journal {
             }
             Waiting::Bytes(run, ..) if job.is_cancelled => self.let_go(run.seq),
             Waiting::Bytes(mut run, ..) => match result {
+                Err(error) if !matches!(error, DiskError::NotOpened(_)) && job.doubts() => {
+                    self.read_run(id, job, run);
+                }
                 Err(error) => {
                     self.let_go(run.seq);
+                    // A process without descriptors says nothing of the disk.
+                    if !matches!(error, DiskError::NotOpened(_)) {
+                        self.tell_damage(run.seq, &run.place(), None);
+                    }
                     self.answer(id, job.want, ReadError::Disk(error));
                 }
                 Ok(bytes) => match run.take(job.key, &job.want, &bytes) {
                     Outcome::More => self.read_run(id, job, run),
+                    Outcome::Damaged { .. } if !run.is_spent() && job.doubts() => {
+                        self.read_run(id, job, run);
+                    }
                     Outcome::Damaged { at, bytes } => {
                         self.let_go(run.seq);
                         self.tell_damage(run.seq, &(at..at + bytes), None);
@@ -247,17 +267,11 @@ impl Journal {
                             result: Ok(Some(found)),
                         });
                     }
-                    // Entries that a truncation left behind, or all too old: what follows holds the answer.
+                    // All too old: what follows holds the answer.
                     Outcome::Nothing => {
                         self.let_go(run.seq);
-                        if let Want::Time { .. } = job.want {
-                            let result = Ok(job.search.candidate());
-                            self.outputs.push(Output::Time { id, result });
-                        } else {
-                            job.search.skip_to(run.until);
-                            self.reads.jobs.insert(id, job);
-                            self.go_on_reading(id, None);
-                        }
+                        let result = Ok(job.search.candidate());
+                        self.outputs.push(Output::Time { id, result });
                     }
                 },
             },

@@ -33,6 +33,8 @@ pub(crate) struct Run {
     end: u64,
     from: Offset,
     bytes_max: usize,
+    /// Where the run begins.
+    first: u64,
     /// The next read has to bring as much, or it brings no whole entry.
     needed: u64,
 }
@@ -47,7 +49,7 @@ pub(crate) enum Outcome {
         at: u64,
     },
     Time((Offset, u64)),
-    /// The run holds nothing of what is sought.
+    /// No batch of the run is young enough. An offset is never sought in a run that the index does not give for it.
     Nothing,
     Damaged {
         at: u64,
@@ -73,6 +75,7 @@ impl Run {
             end: 0,
             from,
             bytes_max,
+            first: 0,
             needed: 0,
         }
     }
@@ -84,6 +87,7 @@ impl Run {
         let start = at.filter(|at| (start..end).contains(at)).unwrap_or(start);
         if self.parts.is_empty() {
             self.cursor = start;
+            self.first = start;
         }
         self.parts.push_back(Part {
             start,
@@ -92,6 +96,16 @@ impl Run {
         });
         self.end = end;
         self.until = located.until;
+    }
+
+    /// Where in the file what is still to be read lies.
+    pub(crate) fn place(&self) -> core::ops::Range<u64> {
+        self.cursor..self.end
+    }
+
+    /// Whether all parts were looked through.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.parts.is_empty()
     }
 
     /// Whether another part still fits one read and is wanted.
@@ -138,6 +152,13 @@ impl Run {
                     && header.base_offset() < part.until;
                 match want {
                     Want::Batches { .. } if is_alive && header.next_offset() > self.from => {
+                        // The index says that the offset is here: a block of another place, whole in itself, was read.
+                        if header.base_offset() > self.from {
+                            if batches.is_empty() {
+                                return self.damaged(part.end);
+                            }
+                            return self.batches(batches);
+                        }
                         let body = &rest[length - header.body_len()..length];
                         if header.check_body(body).is_err() {
                             if batches.is_empty() {
@@ -161,10 +182,14 @@ impl Run {
             }
             self.parts.pop_front();
         }
-        if batches.is_empty() {
-            return Outcome::Nothing;
+        match want {
+            _ if !batches.is_empty() => self.batches(batches),
+            Want::Batches { .. } => Outcome::Damaged {
+                at: self.first,
+                bytes: self.end - self.first,
+            },
+            Want::Time { .. } => Outcome::Nothing,
         }
-        self.batches(batches)
     }
 
     fn batches(&self, batches: Vec<Bytes>) -> Outcome {

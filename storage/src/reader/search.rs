@@ -22,8 +22,6 @@ pub(crate) struct Search {
     at: Option<u64>,
     /// The oldest segment seen that lies wholly behind what is sought: it, its first offset, that one's time.
     later: Option<(u64, Offset, u64)>,
-    /// Below it everything was looked at and does not count.
-    skip: Offset,
     /// Segments looked into from a place on, that of the place included; 0: not begun there.
     forward: u32,
     /// The place was tried, or there is none: the search goes back from the newest segment.
@@ -31,15 +29,6 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// What was found at the place held nothing: look from `offset` on.
-    pub(crate) fn skip_to(&mut self, offset: Offset) {
-        *self = Self {
-            skip: offset,
-            place_tried: true,
-            ..Self::default()
-        };
-    }
-
     /// The first batch of the segment behind, for a search by time.
     pub(crate) fn candidate(&self) -> Option<(Offset, u64)> {
         self.later.map(|(_, offset, time_us)| (offset, time_us))
@@ -161,7 +150,6 @@ impl Journal {
         } else {
             *search = Search {
                 place_tried: true,
-                skip: search.skip,
                 ..Search::default()
             };
         }
@@ -195,7 +183,6 @@ impl Journal {
         }
         match job.want {
             Want::Batches { from, bytes_max } => {
-                let from = from.max(job.search.skip);
                 if from < partition.first_offset {
                     job.search.later = Some((seq, partition.first_offset, partition.first_time_us));
                     return Step::Back(link);

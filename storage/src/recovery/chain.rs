@@ -81,6 +81,13 @@ fn begun_last<D: Disk>(
     let floor = superblock.durable.max(superblock.recovered_end).max(covers);
     let mut skipped = false;
     for recent in superblock.recent.iter().rev() {
+        // A superblock names a file that is there already: begun or not, one that is absent is lost.
+        if !directory
+            .files
+            .contains_key(&JournalFile::Segment(recent.file))
+        {
+            return Err(lost(recent.file, superblock, recent.start_lsn));
+        }
         let header = read_header(disk, directory, superblock, recent.file)?
             .filter(|header| header.seq == recent.seq && header.salt == recent.salt);
         if let Some(header) = header {
@@ -166,6 +173,16 @@ fn header_damaged(file: u32, lsn: Lsn) -> OpenError {
     }
 }
 
+fn lost(file: u32, superblock: &Superblock, lsn: Lsn) -> OpenError {
+    OpenError::Damaged {
+        file: JournalFile::Segment(file),
+        at: 0,
+        bytes: superblock.segment_bytes,
+        lsn,
+        slots: Vec::new(),
+    }
+}
+
 /// A file's first block, if it is a header of this journal.
 pub(crate) fn read_header<D: Disk>(
     disk: &mut D,
@@ -206,13 +223,7 @@ pub(crate) fn older_segments(
         if directory.files.contains_key(&name) {
             alive.insert(*seq, *row);
         } else if *seq >= superblock.oldest_segment_seq {
-            return Err(OpenError::Damaged {
-                file: name,
-                at: 0,
-                bytes: superblock.segment_bytes,
-                lsn: row.start,
-                slots: Vec::new(),
-            });
+            return Err(lost(row.file, superblock, row.start));
         }
     }
     Ok(alive)

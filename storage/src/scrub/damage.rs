@@ -35,11 +35,24 @@ impl Journal {
             None => (self.active.file, self.active.start),
         };
         let known = &mut self.scrub.known;
-        let before = known.range((seq, 0)..(seq, place.end)).next_back();
-        if before.is_some_and(|(_, end)| *end > place.start) || known.len() >= KNOWN_MAX {
+        let before = known.range((seq, 0)..(seq, place.end));
+        let met: Vec<(u64, u64)> = before
+            .filter(|(_, end)| **end > place.start)
+            .map(|((_, start), end)| (*start, *end))
+            .collect();
+        let is_told = met
+            .iter()
+            .any(|(start, end)| *start <= place.start && place.end <= *end);
+        if is_told || known.len() >= KNOWN_MAX {
             return;
         }
-        known.insert((seq, place.start), place.end);
+        // A reader sees its own partition's part of what the search finds whole: one place, told as far as it is known.
+        let mut whole = place.clone();
+        for (start, end) in met {
+            known.remove(&(seq, start));
+            whole = whole.start.min(start)..whole.end.max(end);
+        }
+        known.insert((seq, whole.start), whole.end);
         let mut partitions = self.partitions_in(seq, place, footer);
         let unnamed = partitions.len().saturating_sub(NAMED_MAX);
         partitions.truncate(NAMED_MAX);

@@ -307,8 +307,7 @@ impl Journal {
     }
 
     fn scrub_read(&mut self, file: JournalFile, at: u64, bytes: u64, of: Source) {
-        let pause = bytes.saturating_mul(1_000_000_000) / self.scrub.settings.bytes_per_second;
-        self.scrub.due = self.now.mono.after_ns(pause);
+        self.pause_after(bytes);
         self.scrub.reading = Some(Reading { bytes, of });
         self.stats.scrubbed_bytes += bytes;
         let op = self.operations.begin(Op::Scrub);
@@ -318,6 +317,12 @@ impl Journal {
             at,
             len: bytes as u32,
         });
+    }
+
+    /// Nothing more is read before so many bytes are within the rate.
+    fn pause_after(&mut self, bytes: u64) {
+        let pause = bytes.saturating_mul(1_000_000_000) / self.scrub.settings.bytes_per_second;
+        self.scrub.due = self.now.mono.after_ns(pause);
     }
 
     pub(crate) fn scrub_read_done(&mut self, result: Result<Bytes, DiskError>) {
@@ -374,8 +379,7 @@ impl Journal {
                     };
                 } else if *doubted {
                     self.stats.scrub_repairs += 1;
-                    // One write goes to each copy.
-                    self.superblocks.ask_twice();
+                    self.superblocks.repair(*copy);
                     pass.stage = Stage::Superblock {
                         copy: 2,
                         doubted: false,
@@ -398,6 +402,8 @@ impl Journal {
             && *seq == loaded
         {
             self.name_damage(loaded, damaged, footer.as_ref());
+            let read = footer.as_ref().map_or(0, |footer| footer.bytes().len());
+            self.pause_after(read as u64);
             pass.stage = self.stage_after(&pass, loaded);
         }
         self.scrub.pass = Some(pass);

@@ -1,7 +1,7 @@
 //! The superblock while the journal serves: what the next one will say, which is being written, and which changes are
 //! durable. One is written at a time, to the copy that is not the newest, so that one is always whole. J-1
 
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{Superblock, copy_at};
 
 /// See the module.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Superblocks {
     asked: bool,
     /// Another one follows the one that is asked for.
     again: bool,
+    /// The next one goes where the one behind it would.
+    skips: bool,
 }
 
 impl Superblocks {
@@ -27,6 +29,7 @@ impl Superblocks {
             writing: false,
             asked: false,
             again: false,
+            skips: false,
         }
     }
 
@@ -37,10 +40,11 @@ impl Superblocks {
         self.version
     }
 
-    /// Both copies are to be written anew.
-    pub(crate) fn ask_twice(&mut self) {
+    /// The copy was found damaged, and the other one is whole: both are to be written anew, the damaged one first.
+    pub(crate) fn repair(&mut self, copy: u64) {
         self.ask();
         self.again = true;
+        self.skips = copy_at(self.next.generation + 1) != copy_at(copy);
     }
 
     pub(crate) fn is_durable(&self, version: u64) -> bool {
@@ -54,7 +58,7 @@ impl Superblocks {
         }
         self.asked = core::mem::take(&mut self.again);
         self.writing = true;
-        self.next.generation += 1;
+        self.next.generation += 1 + u64::from(core::mem::take(&mut self.skips));
         Some(self.version)
     }
 

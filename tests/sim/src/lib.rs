@@ -5,6 +5,7 @@
 //! - [`history`] is what was seen from outside; [`properties`] judge it, one file for each thing that must never happen.
 //! - [`run`] is the course of one run: a safety phase with faults, then healing and a demand for progress, then a power
 //!   cut and an audit of every record.
+//! - [`rot`] is a course of its own: bytes rot at rest, and the node has to say so.
 //! - [`node`] is the product's node as a scenario, with clients that speak the wire protocol.
 //! - `planted`, in builds with `--cfg planted`, plants bugs in the product and sees whether the properties notice.
 //! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
@@ -20,6 +21,7 @@ pub mod node;
 #[cfg(planted)]
 pub mod planted;
 pub mod properties;
+pub mod rot;
 pub mod run;
 pub mod toy;
 mod workload;

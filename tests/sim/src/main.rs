@@ -8,11 +8,13 @@
     reason = "this is a program: it speaks to whoever started it"
 )]
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sim::node::OneNode;
+use sim::rot::{Outcome, Rot};
 use sim::run::{Options, Report, Scenario, mixture, run};
 use sim::toy::Toy;
 use sim::world::Counted;
@@ -31,6 +33,7 @@ Runs the product's own code in one thread on a simulated disk, network and clock
   --every-fault   fail if a fault that is drawn never fired
   --print-options print what each seed draws: the chance of each fault
   --toy           simulate the toy log instead of a node
+  --rot           let something rot at rest in each seed, and see that the node says so
   --planted N     plant each bug in turn; one of N seeds has to notice it (builds with --cfg planted only)
 ";
 
@@ -41,6 +44,7 @@ struct Arguments {
     trace: bool,
     toy: bool,
     planted: Option<u64>,
+    rot: bool,
     without: Without,
     every_fault: bool,
     print_options: bool,
@@ -54,6 +58,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         trace: false,
         toy: false,
         planted: None,
+        rot: false,
         without: Without::default(),
         every_fault: false,
         print_options: false,
@@ -86,6 +91,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--twice" => parsed.twice = true,
             "--trace" => parsed.trace = true,
             "--toy" => parsed.toy = true,
+            "--rot" => parsed.rot = true,
             "--every-fault" => parsed.every_fault = true,
             "--print-options" => parsed.print_options = true,
             "--without" => {
@@ -167,6 +173,25 @@ impl Summary {
     }
 }
 
+/// Lets something rot in each seed, and counts what came of it.
+fn rot(seeds: Range<u64>) -> ExitCode {
+    let mut seen: BTreeMap<(Rot, Outcome), u64> = BTreeMap::new();
+    for seed in seeds {
+        let Some(case) = sim::rot::run(seed) else {
+            continue;
+        };
+        if let Outcome::Wrong(what) = &case.outcome {
+            println!("seed {seed}: {:?} of {}: {what}", case.rot, case.file);
+            return ExitCode::FAILURE;
+        }
+        *seen.entry((case.rot, case.outcome)).or_default() += 1;
+    }
+    for ((rot, outcome), count) in seen {
+        println!("{rot:?}: {outcome:?} {count}");
+    }
+    ExitCode::SUCCESS
+}
+
 /// Plants each bug in turn, and says which seed notices it first.
 #[cfg(planted)]
 fn planted(seeds_max: u64) -> ExitCode {
@@ -210,6 +235,9 @@ fn main() -> ExitCode {
     };
     if let Some(seeds_max) = arguments.planted {
         return planted(seeds_max);
+    }
+    if arguments.rot {
+        return rot(arguments.seeds);
     }
     let scenario: &dyn Scenario = if arguments.toy {
         &Toy::default()

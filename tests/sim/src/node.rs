@@ -14,6 +14,7 @@ use tiderace_base::time::Now;
 use tiderace_node::{Mark, NodeConfig, Scrubbing, boot};
 use tiderace_shard::{Kind, Metrics, Shard};
 
+use crate::rot::Told;
 use crate::run::Scenario;
 pub use crate::workload::Habit;
 use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain, populate_stalls};
@@ -28,6 +29,8 @@ struct Tiderace {
     counted: Counted,
     /// What the shards of this start count.
     metrics: Vec<Arc<Metrics>>,
+    /// Where its alarms are heard; none: nothing may be damaged.
+    told: Option<Told>,
     /// What earlier recoveries marked, by shard.
     marks: Vec<Vec<Mark>>,
     /// Where whoever runs the scenario finds that.
@@ -61,6 +64,7 @@ impl Tiderace {
             },
             counted: Counted::new(),
             metrics: Vec::new(),
+            told: None,
             marks: Vec::new(),
             shared: None,
         }
@@ -88,7 +92,15 @@ impl Program for Tiderace {
             .map_err(|error| BootError::Refused(error.to_string()))?;
         let control = node.control.alarm();
         for alarm in node.shards.iter().map(Shard::alarm).chain([control]) {
-            alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"));
+            match self.told.clone() {
+                Some(told) => alarm.listen(move |damage| {
+                    let mut told = told.lock().expect("nobody panics with it");
+                    told.push(damage.to_string());
+                }),
+                None => {
+                    alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"))
+                }
+            }
         }
         // J-10: a mark is cleared by a peer's word, and there is none.
         for (shard, before) in node.shards.iter().zip(&self.marks) {
@@ -155,16 +167,28 @@ impl OneNode {
     }
 }
 
-impl Scenario for OneNode {
-    fn populate(&self, world: &mut World, seed: u64) {
+impl OneNode {
+    /// As [`Scenario::populate`], where the node may have damage to tell of.
+    pub(crate) fn populate_telling(world: &mut World, seed: u64, told: &Told) {
+        Self::populate_as(world, seed, Some(told.clone()));
+    }
+
+    fn populate_as(world: &mut World, seed: u64, told: Option<Told>) {
         let zone = Self::zone(seed);
         let prng = &mut Prng::new(!seed);
         let segment_bytes = SEGMENT_BYTES_MIN << prng.below(3);
         let mut program = Tiderace::new(zone.shards, segment_bytes);
         // From room for half a window of places to room for more than there are.
         program.config.memory_bytes = usize::from(zone.shards) * ((64 * KIB) << prng.below(6));
+        program.told = told;
         world.add_node(Box::new(program));
         populate(world, &zone, prng);
+    }
+}
+
+impl Scenario for OneNode {
+    fn populate(&self, world: &mut World, seed: u64) {
+        Self::populate_as(world, seed, None);
     }
 
     fn audit(&self, world: &mut World, seed: u64) {

@@ -131,7 +131,7 @@ fn course(scenario: &dyn Scenario, world: &mut World, prng: &mut Prng) {
 }
 
 /// Runs until nobody waits, and tells the history who still does when the time is over.
-fn settle(world: &mut World) {
+pub(crate) fn settle(world: &mut World) {
     let until_ns = world.now_ns() + PROGRESS_WITHIN_NS;
     world.run(until_ns, |world| !world.somebody_waits());
     world.look_for_strangers();

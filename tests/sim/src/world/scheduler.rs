@@ -287,6 +287,13 @@ impl World {
         }
     }
 
+    /// A node's disks, in the order of its machines.
+    #[must_use]
+    pub fn disks(&self, node: u16) -> Vec<SimDisk> {
+        let seats = self.nodes[usize::from(node)].seats.iter();
+        seats.map(|seat| seat.disk.clone()).collect()
+    }
+
     /// Cuts a node's power now.
     pub fn cut_power(&mut self, node: u16) {
         self.die(node, Death::Power);
