@@ -1,5 +1,6 @@
 //! The `tiderace` program: configuration, threads, the admin port and the command line around a node that knows none of
-//! them. Also the client commands, which know a node only by its address.
+//! them. Also the client commands, which know a node only by its address. A library only so that two programs share it: the
+//! ordinary one and, in a build that asks for it, one that records its disk.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,9 @@ use tiderace_io::LargePages;
 #[global_allocator]
 static MEMORY: LargePages = LargePages;
 
-fn main() -> ExitCode {
+/// Runs the command that the process was started with; how it ends.
+#[must_use]
+pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let is_json =
         cli.output == output::Format::Json || matches!(&cli.run, Run::Demo(demo) if demo.json);
