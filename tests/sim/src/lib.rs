@@ -6,6 +6,7 @@
 //! - [`run`] is the course of one run: a safety phase with faults, then healing and a demand for progress, then a power
 //!   cut and an audit of every record.
 //! - [`node`] is the product's node as a scenario, with clients that speak the wire protocol.
+//! - [`found`] is a node that starts from files that somebody else found, with a history that they must keep.
 //! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
 //!   properties find what they are for.
 //!
@@ -14,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod found;
 pub mod history;
 pub mod node;
 pub mod properties;

@@ -22,7 +22,7 @@ use crate::world::{BootError, Counted, Program, World};
 
 /// The program: one node with some shards.
 #[derive(Clone, Debug)]
-struct Tiderace {
+pub(crate) struct Tiderace {
     config: NodeConfig,
     /// What the shards of earlier starts counted.
     counted: Counted,
@@ -55,6 +55,16 @@ impl Tiderace {
             metrics: Vec::new(),
             shared: None,
         }
+    }
+}
+
+impl Tiderace {
+    /// With the buffers of a real program, which is given so much memory.
+    pub(crate) fn of_program(shards: u16, segment_bytes: u64, memory_bytes: usize) -> Self {
+        let mut program = Self::new(shards, segment_bytes);
+        program.config.memory_bytes = memory_bytes;
+        program.config.small_chunks = false;
+        program
     }
 }
 
