@@ -1,3 +1,6 @@
+//! What is durable when, what may be lost, and that nothing else may: small sequences of operations and all the images that
+//! many seeds draw from them.
+
 use super::*;
 use std::collections::BTreeSet;
 
