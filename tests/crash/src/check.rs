@@ -77,14 +77,18 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// `count` images over the whole recording: at every point at least one when there are enough.
+    /// `count` images over the whole recording: at every point that matters at least one when there are twice as many.
     #[must_use]
     pub fn sample(&self, count: usize, seed: u64) -> Vec<Image> {
         let mut prng = Prng::new(seed);
-        let all: Vec<usize> = (0..=self.recording.steps.len()).collect();
-        let rare: Vec<usize> = (1..=self.recording.steps.len())
-            .filter(|point| is_rare(&self.recording.steps[point - 1]))
-            .collect();
+        let steps = self.recording.steps.iter();
+        let behind = |wanted: &dyn Fn(usize, &Step) -> bool| -> Vec<usize> {
+            let steps = steps.clone().enumerate();
+            let wanted = steps.filter(|(at, step)| wanted(*at, step));
+            wanted.map(|(at, _)| at + 1).collect()
+        };
+        let all = behind(&|at, step| self.matters(at, step));
+        let rare = behind(&|_, step| is_rare(step));
         let mut images = Vec::with_capacity(count);
         let rare_count = if rare.is_empty() { 0 } else { count / 2 };
         for (points, count) in [(&rare, rare_count), (&all, count - rare_count)] {
@@ -102,6 +106,15 @@ impl<'a> Check<'a> {
         images.sort_unstable();
         images.dedup();
         images
+    }
+
+    /// Whether a power cut behind this step differs from one before it.
+    fn matters(&self, at: usize, step: &Step) -> bool {
+        match step.event {
+            Event::Opened { .. } | Event::Began { .. } | Event::Ended { .. } => true,
+            Event::Sending { .. } => self.history.acknowledging.binary_search(&at).is_ok(),
+            Event::Received { .. } => false,
+        }
     }
 
     /// Checks images, on so many threads. `progress` hears of each one.

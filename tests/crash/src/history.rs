@@ -10,6 +10,7 @@ use sim::found::{FoundStream, digest};
 use sim::history::{BatchName, Observation};
 use std::collections::BTreeMap;
 use tiderace_base::catalogue::{Durability, Retention};
+use tiderace_base::ids::StreamId;
 use tiderace_base::limits::LINK_HEADER_BYTES;
 use tiderace_io::recording::Event;
 use tiderace_wire::batch::BatchHeader;
@@ -23,12 +24,23 @@ pub struct History {
     pub observations: Vec<Observation>,
     /// For each observation the step behind which it had been seen.
     steps: Vec<usize>,
-    /// Each stream behind the step at which its creation was acknowledged.
-    streams: Vec<(usize, FoundStream)>,
+    /// Streams in the order in which their creation was acknowledged.
+    streams: Vec<Made>,
     /// Steps at which something was acknowledged.
     pub acknowledging: Vec<usize>,
     /// The largest batch, in bytes.
     pub batch_bytes_max: u64,
+}
+
+/// A stream that clients were told of.
+#[derive(Clone, Debug)]
+struct Made {
+    id: StreamId,
+    stream: FoundStream,
+    /// The step at which its creation was acknowledged.
+    at: usize,
+    /// The step at which somebody asked for its end: from there on nothing is promised of it.
+    until: usize,
 }
 
 /// The two directions of one connection.
@@ -87,11 +99,14 @@ impl History {
         &self.observations[..count]
     }
 
-    /// The streams whose creation had been acknowledged by then.
+    /// The streams whose creation had been acknowledged by then, and whose deletion had not been asked for.
     #[must_use]
     pub fn streams(&self, steps: usize) -> Vec<FoundStream> {
-        let known = self.streams.iter().take_while(|(step, _)| *step < steps);
-        known.map(|(_, stream)| stream.clone()).collect()
+        let known = self.streams.iter();
+        known
+            .filter(|made| made.at < steps && steps <= made.until)
+            .map(|made| made.stream.clone())
+            .collect()
     }
 
     fn note(&mut self, at: usize, observation: Observation) {
@@ -106,11 +121,16 @@ impl History {
         control: &[u8],
         batch: &[u8],
     ) -> Option<BatchName> {
-        if kind != Kind::Produce {
-            return None;
-        }
-        let Ok(Control::Produce(Produce { epoch, .. })) = Control::decode(kind, control) else {
-            panic!("a produce frame of step {at} is none");
+        let epoch = match Control::decode(kind, control).expect("a client sends what holds") {
+            Control::Produce(Produce { epoch, .. }) => epoch,
+            Control::StreamDelete(delete) => {
+                let ends = self.streams.iter_mut();
+                for made in ends.filter(|made| made.id == delete.stream) {
+                    made.until = made.until.min(at);
+                }
+                return None;
+            }
+            _ => return None,
         };
         let header = BatchHeader::parse(batch).expect("a client sends batches that hold");
         let producer = header.producer_id().get();
@@ -170,20 +190,18 @@ impl History {
                     },
                 );
                 // Asked for again, it is the same one.
-                if self
-                    .streams
-                    .iter()
-                    .all(|(_, known)| known.path != stream.path)
-                {
-                    self.streams.push((
-                        at,
-                        FoundStream {
+                if self.streams.iter().all(|made| made.id != stream.id) {
+                    self.streams.push(Made {
+                        id: stream.id,
+                        stream: FoundStream {
                             path: stream.path,
                             partitions: stream.partitions,
                             durability: stream.durability,
                             retention: stream.retention,
                         },
-                    ));
+                        at,
+                        until: usize::MAX,
+                    });
                 }
             }
             Ok(_) => {}
@@ -194,7 +212,7 @@ impl History {
     /// Whether acknowledgements promise anything: a recording that checks nothing is no check.
     #[must_use]
     pub fn promises(&self) -> bool {
-        let durable = |(_, stream): &(usize, FoundStream)| stream.durability != Durability::Memory;
+        let durable = |made: &Made| made.stream.durability != Durability::Memory;
         !self.acknowledging.is_empty() && self.streams.iter().any(durable)
     }
 }

@@ -1,5 +1,5 @@
 //! A real load on the real program in a build that records its disk: streams that keep everything, streams that trim, one
-//! in memory; small records that gather and large ones that fill chunks; producers that begin new sessions; segments that
+//! that is deleted, one in memory; small records that gather and large ones that fill chunks; producers that begin new sessions; segments that
 //! roll, are released and used again; checkpoints; kills with starts behind them; an orderly stop.
 
 use crate::check::Settings;
@@ -50,9 +50,11 @@ struct Writer {
     producers: u64,
     value_bytes: (u64, u64),
     is_large: bool,
+    /// The stream is deleted when everything was acknowledged, while others go on.
+    is_deleted: bool,
 }
 
-const WRITERS: [Writer; 4] = [
+const WRITERS: [Writer; 5] = [
     Writer {
         path: "crash/kept",
         partitions: 3,
@@ -61,6 +63,7 @@ const WRITERS: [Writer; 4] = [
         producers: 3,
         value_bytes: (1, 900),
         is_large: false,
+        is_deleted: false,
     },
     Writer {
         path: "crash/trimmed",
@@ -70,6 +73,7 @@ const WRITERS: [Writer; 4] = [
         producers: 2,
         value_bytes: (200, 6_000),
         is_large: false,
+        is_deleted: false,
     },
     Writer {
         path: "crash/large",
@@ -79,6 +83,17 @@ const WRITERS: [Writer; 4] = [
         producers: 1,
         value_bytes: (20 * KIB as u64, 400 * KIB as u64),
         is_large: true,
+        is_deleted: false,
+    },
+    Writer {
+        path: "crash/deleted",
+        partitions: 2,
+        durability: Durability::Local,
+        retention_bytes: 0,
+        producers: 1,
+        value_bytes: (1, 300),
+        is_large: false,
+        is_deleted: true,
     },
     Writer {
         path: "crash/volatile",
@@ -88,6 +103,7 @@ const WRITERS: [Writer; 4] = [
         producers: 1,
         value_bytes: (1, 500),
         is_large: false,
+        is_deleted: false,
     },
 ];
 
@@ -172,11 +188,18 @@ async fn begin(
             ..StreamOptions::default()
         };
         let creating = client.create_stream(writer.path, stream);
-        within("a stream", creating).await.expect("created");
+        let made = within("a stream", creating).await.expect("created");
         for _ in 0..writer.producers {
             id += 1;
-            let produce = produce(client.clone(), writer, id, plan, progress.clone());
-            tasks.push(tokio::spawn(produce));
+            let (client, progress) = (client.clone(), progress.clone());
+            let stream = made.id;
+            tasks.push(tokio::spawn(async move {
+                produce(&client, writer, id, plan, progress).await;
+                if writer.is_deleted {
+                    let deleting = client.delete_stream(stream);
+                    within("a deletion", deleting).await.expect("deleted");
+                }
+            }));
         }
     }
     (client, tasks)
@@ -199,7 +222,7 @@ impl Writer {
 
 /// One producer: its sessions one behind the other, each of which waits for everything that it sent.
 async fn produce(
-    client: Client,
+    client: &Client,
     writer: &'static Writer,
     id: u128,
     plan: Plan,

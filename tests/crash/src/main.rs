@@ -23,10 +23,10 @@ Cuts the power of a recorded run of the real program, again and again, and start
   --images N        images to check (default 10000)
   --seed S          decides the load, the points and what is left (default 1)
   --threads T       checkers (default 2)
-  --shards N        shards of the node (default 2)
+  --shards N        shards of the node (default 3)
   --kills N         kill -9 under the load, and starts behind them (default 3)
-  --small N         small records of each of their six producers (default 4000)
-  --large N         large records, of up to 400 KiB (default 300)
+  --small N         small records of each of their seven producers (default 5000)
+  --large N         large records, of up to 400 KiB (default 400)
   --keep DIR        leave the recording there
   --recording DIR   check that recording instead of making one
   --replay P:S      check one image of a recording and say everything about it
@@ -46,10 +46,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         images: 10_000,
         threads: 2,
         plan: Plan {
-            shards: 2,
+            shards: 3,
             kills: 3,
-            small_records: 4_000,
-            large_records: 300,
+            small_records: 5_000,
+            large_records: 400,
             sessions: 4,
             seed: 1,
         },

@@ -1,7 +1,7 @@
 //! A small load on the real program, recorded, and its crash images: they all hold. Then the same recording with a bug
 //! planted in it, as a node with that bug would have made it: it is found. So the check can fail, and for the right reason.
 
-use crash::check::{Check, Outcome, Settings};
+use crash::check::{Check, Image, Outcome, Settings};
 use crash::image::{Directory, Files};
 use crash::load::{Plan, record};
 use crash::recording::{Recording, Step};
@@ -152,6 +152,7 @@ fn a_seed_decides_everything_whatever_the_number_of_threads() {
 fn an_acknowledgement_before_its_write_has_ended_is_found() {
     let history = Check::new(&run().recording, run().settings).history;
     let acknowledging: BTreeSet<usize> = history.acknowledging.iter().copied().collect();
+    let mut images = Vec::new();
     let recording = planted(|steps| {
         // Whatever acknowledges goes before the end of the log's write that it waited for. From the front on, so that
         // the places of those behind stay as they are.
@@ -169,10 +170,15 @@ fn an_acknowledgement_before_its_write_has_ended_is_found() {
             if is_asked {
                 let said = steps.remove(at);
                 steps.insert(waited_for, said);
+                let point = waited_for + 1;
+                images.extend((0..4).map(|seed| Image { point, seed }));
             }
         }
     });
-    assert_found(&check(&recording, 400), &["acknowledged_is_never_lost"]);
+    images.truncate(200);
+    let check = Check::new(&recording, run().settings);
+    let outcome = check.run(&images, THREADS, &|| {});
+    assert_found(&outcome, &["acknowledged_is_never_lost"]);
 }
 
 #[test]
