@@ -4,7 +4,7 @@
 //! seed alone, never on how many are checked or on how many threads.
 
 use crate::history::History;
-use crate::image::Directory;
+use crate::image::{Directory, Files};
 use crate::recording::{Recording, Step};
 use sim::found::{Found, Verdict, judge};
 use std::collections::BTreeMap;
@@ -184,6 +184,18 @@ impl<'a> Check<'a> {
             disks[step.journal].step(&step.event);
         }
         *done = point;
+    }
+
+    /// The directories of an image's journals, as a node would find them, with their names.
+    #[must_use]
+    pub fn directories(&self, image: Image) -> Vec<(String, Files)> {
+        let mut disks = vec![Directory::default(); self.recording.shards + 1];
+        self.advance(&mut disks, &mut 0, image.point);
+        let mut prng = Prng::new(image.seed);
+        let named = disks.iter().enumerate();
+        named
+            .map(|(number, disk)| (self.name(number), disk.draw(&mut prng, None)))
+            .collect()
     }
 
     fn judge(

@@ -3,10 +3,12 @@
 //! roll, are released and used again; checkpoints; kills with starts behind them; an orderly stop.
 
 use crate::check::Settings;
+use crate::image::Files;
 use integration::node::{Node, Setup};
 use integration::scratch::Scratch;
 use integration::{runtime, within};
 use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tiderace_base::limits::{KIB, MIB};
@@ -19,6 +21,8 @@ use tokio::sync::watch;
 
 /// The name of the file, beside the recordings, that says how the node was configured.
 const SETTINGS: &str = "settings";
+/// The file of a data directory that no recording tells of: written once, before the first journal is.
+const LAYOUT: &str = "layout";
 /// Acknowledgements that one producer waits for at most.
 const WAITING_MAX: usize = 48;
 /// Far longer than a load: what is not acknowledged in the end is a failure.
@@ -145,7 +149,31 @@ pub fn record(plan: Plan, scratch: &Scratch, folder: &Path) -> Settings {
     node.stop();
     let text = format!("{} {}\n", settings.segment_bytes, settings.memory_bytes);
     std::fs::write(folder.join(SETTINGS), text).expect("a file beside the recordings");
+    std::fs::copy(setup.data_dir.join(LAYOUT), folder.join(LAYOUT)).expect("a node has a layout");
     settings
+}
+
+/// The layout of the node of a recording.
+///
+/// # Errors
+/// The folder has none.
+pub fn layout(folder: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read(folder.join(LAYOUT))
+}
+
+/// Makes an image a data directory that the program starts from.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(directories: &[(String, Files)], layout: &[u8], data_dir: &Path) -> io::Result<()> {
+    for (name, files) in directories {
+        let journal = data_dir.join(name);
+        std::fs::create_dir_all(&journal)?;
+        for (file, bytes) in files {
+            std::fs::write(journal.join(file.to_string()), bytes.as_slice())?;
+        }
+    }
+    std::fs::write(data_dir.join(LAYOUT), layout)
 }
 
 /// How the node of a recording was configured; none when the folder does not say.

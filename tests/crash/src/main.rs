@@ -30,6 +30,7 @@ Cuts the power of a recorded run of the real program, again and again, and start
   --keep DIR        leave the recording there
   --recording DIR   check that recording instead of making one
   --replay P:S      check one image of a recording and say everything about it
+  --write DIR       also make that image a data directory, for the program to start from
 ";
 
 struct Arguments {
@@ -39,6 +40,7 @@ struct Arguments {
     keep: Option<PathBuf>,
     recording: Option<PathBuf>,
     replay: Option<Image>,
+    write: Option<PathBuf>,
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -56,6 +58,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         keep: None,
         recording: None,
         replay: None,
+        write: None,
     };
     while let Some(name) = arguments.next() {
         let mut value = || {
@@ -81,6 +84,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             "--large" => parsed.plan.large_records = number(value()?)?,
             "--keep" => parsed.keep = Some(value()?.into()),
             "--recording" => parsed.recording = Some(value()?.into()),
+            "--write" => parsed.write = Some(value()?.into()),
             "--replay" => {
                 let text = value()?;
                 let (point, seed) = text
@@ -96,6 +100,9 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
     }
     if parsed.replay.is_some() && parsed.recording.is_none() {
         return Err(format!("--replay needs --recording\n\n{HELP}"));
+    }
+    if parsed.write.is_some() && parsed.replay.is_none() {
+        return Err(format!("--write needs --replay\n\n{HELP}"));
     }
     Ok(parsed)
 }
@@ -141,6 +148,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         }
         let (told, verdict) = check.replay(image, true);
         println!("{told}");
+        if let Some(data_dir) = &arguments.write {
+            load::layout(&folder)
+                .and_then(|layout| load::write(&check.directories(image), &layout, data_dir))
+                .map_err(|error| format!("{} cannot be written: {error}", data_dir.display()))?;
+        }
         return Ok(match verdict.violation {
             Some(violation) => {
                 println!("{violation}");

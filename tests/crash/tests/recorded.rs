@@ -3,8 +3,9 @@
 
 use crash::check::{Check, Image, Outcome, Settings};
 use crash::image::{Directory, Files};
-use crash::load::{Plan, record};
+use crash::load::{Plan, layout, record, write};
 use crash::recording::{Recording, Step};
+use integration::node::{Node, Setup};
 use integration::program;
 use integration::scratch::Scratch;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ struct Run {
     recording: Recording,
     settings: Settings,
     files: Vec<Files>,
+    layout: Vec<u8>,
 }
 
 /// Made by the first test that needs it.
@@ -43,6 +45,7 @@ fn run() -> &'static Run {
             recording: Recording::read(&folder).expect("a recording"),
             settings,
             files: journals.map(|name| files(&data.join(name))).into(),
+            layout: layout(&folder).expect("a recording has it"),
         }
     })
 }
@@ -100,6 +103,31 @@ fn every_image_of_a_real_load_holds() {
         outcome.acknowledged > 1_000 && outcome.delivered > 1_000 && outcome.starts_cut > 0,
         "{outcome:?}"
     );
+}
+
+/// The images are started from in memory. A few of them on a real disk, by the program that people run.
+#[test]
+fn the_program_starts_from_images_on_a_real_disk() {
+    let Run {
+        recording,
+        settings,
+        layout,
+        ..
+    } = run();
+    let check = Check::new(recording, *settings);
+    for (number, image) in check.sample(4, 11).into_iter().enumerate() {
+        let own = Scratch::new("crash-started");
+        let directories = check.directories(image);
+        let setup = Setup::new(&own).with("segment", "4MiB");
+        write(&directories, layout, &setup.data_dir).expect("written");
+        let node = Node::start(&setup);
+        node.stop();
+        let recovered = files(&setup.data_dir.join("shard-0000"));
+        assert!(
+            recovered.contains_key(&JournalFile::Superblock),
+            "image {number} ({image}) was started from where it was written"
+        );
+    }
 }
 
 #[test]
