@@ -120,9 +120,13 @@ impl<'a> Check<'a> {
     /// Checks images, on so many threads. `progress` hears of each one.
     ///
     /// # Panics
-    /// When the recording contradicts itself.
+    /// When the recording contradicts itself, and when the images are not in the order of their points.
     #[must_use]
     pub fn run(&self, images: &[Image], threads: usize, progress: &(dyn Fn() + Sync)) -> Outcome {
+        assert!(
+            images.is_sorted_by_key(|image| image.point),
+            "a recording is gone through once"
+        );
         let threads = threads.max(1);
         let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)

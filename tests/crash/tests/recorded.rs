@@ -180,7 +180,6 @@ fn a_seed_decides_everything_whatever_the_number_of_threads() {
 fn an_acknowledgement_before_its_write_has_ended_is_found() {
     let history = Check::new(&run().recording, run().settings).history;
     let acknowledging: BTreeSet<usize> = history.acknowledging.iter().copied().collect();
-    let mut images = Vec::new();
     let recording = planted(|steps| {
         // Whatever acknowledges goes before the end of the log's write that it waited for. From the front on, so that
         // the places of those behind stay as they are.
@@ -198,13 +197,18 @@ fn an_acknowledgement_before_its_write_has_ended_is_found() {
             if is_asked {
                 let said = steps.remove(at);
                 steps.insert(waited_for, said);
-                let point = waited_for + 1;
-                images.extend((0..4).map(|seed| Image { point, seed }));
             }
         }
     });
-    images.truncate(200);
     let check = Check::new(&recording, run().settings);
+    // At the very points at which something was just acknowledged.
+    let mut points = check.history.acknowledging.clone();
+    points.dedup();
+    let images = points.iter().take(200).map(|at| Image {
+        point: at + 1,
+        seed: 4,
+    });
+    let images: Vec<Image> = images.collect();
     let outcome = check.run(&images, THREADS, &|| {});
     assert_found(&outcome, &["acknowledged_is_never_lost"]);
 }
