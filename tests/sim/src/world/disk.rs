@@ -155,6 +155,10 @@ impl File {
 
     /// Every layer that completed before `serial` reaches the platter, and so does the directory entry.
     fn sync(&mut self, serial: u64) {
+        if self.platter.is_some() && self.cache.is_none() {
+            // There are no layers without a cache. To leave it alone spares a copy of what is shared.
+            return;
+        }
         let platter = Arc::make_mut(self.platter.get_or_insert_default());
         for layer in self.layers.iter().filter(|layer| layer.serial < serial) {
             match &layer.data {
