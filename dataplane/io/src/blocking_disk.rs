@@ -13,6 +13,22 @@ use tiderace_base::collections::Map;
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
 use tiderace_base::limits::{BLOCK_BYTES, MIB};
 use tiderace_base::region::aligned_zeroed;
+#[cfg(feature = "disk-recording")]
+use {crate::recording::Operation, bytes::Bytes};
+
+/// Runs a step that changes something. A build that records notes it and its end; in any other it is the step alone.
+macro_rules! noted {
+    ($disk:expr, $operation:expr, $step:expr) => {{
+        #[cfg(feature = "disk-recording")]
+        let result = match $disk.directory.recorder().cloned() {
+            Some(recorder) => recorder.blocking($operation, || $step),
+            None => $step,
+        };
+        #[cfg(not(feature = "disk-recording"))]
+        let result = $step;
+        result
+    }};
+}
 
 /// Bytes moved by one syscall.
 const PIECE_BYTES: usize = MIB;
@@ -64,21 +80,57 @@ impl BlockingDisk {
     /// Makes the directory's entries durable.
     fn sync_directory(&self) -> Result<(), DiskError> {
         // SAFETY: takes no pointer.
-        check(unsafe { libc::fsync(self.directory.fd()) })
-            .map(drop)
-            .map_err(|error| told(&error))
+        let synced = || check(unsafe { libc::fsync(self.directory.fd()) });
+        noted!(
+            self,
+            Operation::SyncDirectory,
+            synced().map(drop).map_err(|error| told(&error))
+        )
+    }
+
+    fn remove_entry(&self, file: JournalFile) -> Result<(), DiskError> {
+        noted!(
+            self,
+            Operation::Unlink { file },
+            unlink_at(self.directory.fd(), &file_name(file)).map_err(|error| told(&error))
+        )
+    }
+
+    fn write_blocks(&mut self, file: JournalFile, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let opened = &self.open[&file];
+        if bytes.as_ptr().align_offset(BLOCK_BYTES) == 0 || !self.directory.direct_io() {
+            return write_all(opened, at, bytes);
+        }
+        for (index, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+            let aligned = &mut self.bounce[..piece.len()];
+            aligned.copy_from_slice(piece);
+            write_all(opened, at + (index * PIECE_BYTES) as u64, aligned)?;
+        }
+        Ok(())
     }
 
     fn fill_with_zeros(&mut self, file: JournalFile, bytes: u64) -> Result<(), DiskError> {
-        let created = self.open_file(file, libc::O_CREAT | libc::O_TRUNC)?;
+        let created = noted!(
+            self,
+            Operation::Create { file },
+            self.open_file(file, libc::O_CREAT | libc::O_TRUNC)
+        )?;
         let piece = zeros(PIECE_BYTES);
         let mut at = 0;
         while at < bytes {
             let len = (bytes - at).min(PIECE_BYTES as u64) as usize;
-            write_all(&created, at, &piece[..len])?;
+            noted!(
+                self,
+                Operation::Zero {
+                    file,
+                    at,
+                    bytes: len as u64
+                },
+                write_all(&created, at, &piece[..len])
+            )?;
             at += len as u64;
         }
-        sync(&created)?;
+        noted!(self, Operation::Sync { file }, sync(&created))?;
         self.keep_open(file, created);
         self.sync_directory()
     }
@@ -128,20 +180,21 @@ impl Disk for BlockingDisk {
             "a journal is written in whole blocks"
         );
         self.file(file)?;
-        let opened = &self.open[&file];
-        if bytes.as_ptr().align_offset(BLOCK_BYTES) == 0 || !self.directory.direct_io() {
-            return write_all(opened, at, bytes);
-        }
-        for (index, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
-            let aligned = &mut self.bounce[..piece.len()];
-            aligned.copy_from_slice(piece);
-            write_all(opened, at + (index * PIECE_BYTES) as u64, aligned)?;
-        }
-        Ok(())
+        noted!(
+            self,
+            Operation::Write {
+                file,
+                at,
+                data: Bytes::copy_from_slice(bytes),
+                durable: false
+            },
+            self.write_blocks(file, at, bytes)
+        )
     }
 
     fn sync(&mut self, file: JournalFile) -> Result<(), DiskError> {
-        sync(self.file(file)?)
+        self.file(file)?;
+        noted!(self, Operation::Sync { file }, sync(&self.open[&file]))
     }
 
     fn create(&mut self, file: JournalFile, bytes: u64) -> Result<(), DiskError> {
@@ -154,21 +207,26 @@ impl Disk for BlockingDisk {
         if result == Err(DiskError::NoSpace) {
             self.open.remove(&file);
             // The error that matters is the one that led here; a file that stays is found by the next listing.
-            let _ = unlink_at(self.directory.fd(), &file_name(file));
+            let _ = self.remove_entry(file);
             self.sync_directory()?;
         }
         result
     }
 
     fn truncate(&mut self, file: JournalFile, bytes: u64) -> Result<(), DiskError> {
-        let opened = self.file(file)?;
-        opened.set_len(bytes).map_err(|error| told(&error))?;
-        sync(opened)
+        self.file(file)?;
+        let opened = &self.open[&file];
+        noted!(
+            self,
+            Operation::Truncate { file, bytes },
+            opened.set_len(bytes).map_err(|error| told(&error))
+        )?;
+        noted!(self, Operation::Sync { file }, sync(opened))
     }
 
     fn remove(&mut self, file: JournalFile) -> Result<(), DiskError> {
         self.open.remove(&file);
-        unlink_at(self.directory.fd(), &file_name(file)).map_err(|error| told(&error))?;
+        self.remove_entry(file)?;
         self.sync_directory()
     }
 }

@@ -35,6 +35,8 @@ struct Inner {
     direct_io_refused: Option<String>,
     /// Holds the lock by being open.
     lock: OwnedFd,
+    #[cfg(feature = "disk-recording")]
+    recorder: Option<crate::recorder::JournalRecorder>,
 }
 
 /// Why a journal's directory cannot be used.
@@ -102,6 +104,8 @@ impl JournalDirectory {
                 direct_io: false,
                 direct_io_refused: None,
                 lock,
+                #[cfg(feature = "disk-recording")]
+                recorder: None,
             }),
         };
         if direct_io {
@@ -121,6 +125,22 @@ impl JournalDirectory {
             Ok(()) => inner.direct_io = true,
             Err(error) => inner.direct_io_refused = Some(error.to_string()),
         }
+    }
+
+    /// Records what is done to its files from now on, and what is said over its driver's connections.
+    ///
+    /// # Panics
+    /// When the directory was cloned already: a recording misses nothing.
+    #[cfg(feature = "disk-recording")]
+    pub fn record(&mut self, recording: &crate::recorder::Recording, name: &str) {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody works on it yet");
+        inner.recorder = Some(recording.journal(name));
+    }
+
+    /// Where what is done is recorded, if it is.
+    #[cfg(feature = "disk-recording")]
+    pub(crate) fn recorder(&self) -> Option<&crate::recorder::JournalRecorder> {
+        self.inner.recorder.as_ref()
     }
 
     /// Where it is.

@@ -263,6 +263,10 @@ impl Driver {
 
     fn step<M: Machine + ?Sized>(&mut self, now: Now, machine: &mut M, effects: &mut Effects) {
         while let Some(event) = self.ready.pop_front() {
+            #[cfg(feature = "disk-recording")]
+            if let Some(recorder) = self.files.as_ref().and_then(Files::recorder) {
+                recorder.seeing(&event);
+            }
             machine.step(now, event, effects);
         }
     }
@@ -308,6 +312,12 @@ impl Driver {
 
     /// Executes one effect. Some: it was the last.
     fn execute(&mut self, effect: Effect) -> Option<Outcome> {
+        #[cfg(feature = "disk-recording")]
+        if let Effect::Send { conn, parts, .. } = &effect
+            && let Some(recorder) = self.files.as_ref().and_then(Files::recorder)
+        {
+            recorder.sending(*conn, parts);
+        }
         let (ring, ready) = (&mut self.ring, &mut self.ready);
         match effect {
             Effect::Write {

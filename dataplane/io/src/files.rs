@@ -123,6 +123,9 @@ enum Next {
     End(Result<(), DiskError>),
 }
 
+#[cfg(feature = "disk-recording")]
+mod recorded;
+
 pub(crate) struct Files {
     directory: JournalDirectory,
     open: Slab<OpenFile>,
@@ -433,6 +436,8 @@ impl Files {
 
     /// Hands the operation's step to the ring.
     fn submit(&mut self, place: Place, ring: &mut Ring) {
+        #[cfg(feature = "disk-recording")]
+        self.record_began(place);
         let folder = types::Fd(self.directory.fd());
         let Some(operation) = self.operations.get_mut(place) else {
             return;
@@ -497,6 +502,8 @@ impl Files {
         ready: &mut VecDeque<Event>,
     ) {
         let place = completion.place;
+        #[cfg(feature = "disk-recording")]
+        self.record_ended(place, completion.result);
         let Some(operation) = self.operations.get_mut(place) else {
             return;
         };

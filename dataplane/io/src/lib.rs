@@ -22,6 +22,10 @@ mod mesh;
 mod parts;
 pub mod pin;
 mod receive_pool;
+#[cfg(feature = "disk-recording")]
+mod recorder;
+#[cfg(feature = "disk-recording-format")]
+pub mod recording;
 mod ring;
 mod secure;
 mod sending;
@@ -42,6 +46,8 @@ pub use driver::{Driver, Outcome};
 pub use large_pages::LargePages;
 pub use listener::{Listen, Listener};
 pub use mesh::{MeshBuilder, MeshEnd};
+#[cfg(feature = "disk-recording")]
+pub use recorder::Recording;
 pub use start::{DriverConfig, StartError, StartReport, descriptors_besides};
 pub use tls::{Acceptor, Connector, Identity, TlsError};
 pub use waker::StopHandle;

@@ -92,6 +92,8 @@ impl DataDirectory {
         // It writes: only now, because on a disk that does not answer this start would hang without a word.
         control.ask_direct_io();
         shards.iter_mut().for_each(JournalDirectory::ask_direct_io);
+        #[cfg(feature = "disk-recording")]
+        record(path, &mut control, &mut shards)?;
         Ok(Self {
             layout,
             is_new,
@@ -100,6 +102,24 @@ impl DataDirectory {
             root,
         })
     }
+}
+
+/// Records what is done to the journals, where the environment says to.
+#[cfg(feature = "disk-recording")]
+fn record(
+    path: &Path,
+    control: &mut JournalDirectory,
+    shards: &mut [JournalDirectory],
+) -> Result<(), Failure> {
+    let recording =
+        tiderace_io::Recording::from_environment().map_err(|error| unusable(path, &error))?;
+    if let Some(recording) = recording {
+        control.record(&recording, CONTROL);
+        for (number, shard) in (0..).zip(shards) {
+            shard.record(&recording, &shard_folder(number));
+        }
+    }
+    Ok(())
 }
 
 /// Opens the journals once the writes of a node that was killed are done: the process is gone, or it would have the whole

@@ -1,77 +1,9 @@
-//! The `tiderace` program: configuration, threads, the admin port and the command line around a node that knows none of
-//! them. Also the client commands, which know a node only by its address.
+//! The `tiderace` program. All of it is in the library beside this file; here is the name that it has for its users.
 
 #![forbid(unsafe_code)]
 
-#[cfg(planted)]
-compile_error!("planted bugs are for the simulator alone: build the program without --cfg planted");
-
-mod admin;
-mod cli;
-mod config;
-mod demo;
-mod directory;
-mod exit;
-mod health;
-mod input;
-mod listen;
-mod logging;
-mod node_command;
-mod output;
-mod produce;
-mod serve;
-mod session;
-mod stream;
-mod tail;
-mod tls;
-mod units;
-
-use clap::Parser;
-use cli::{Cli, Run};
-use exit::{Exit, Failure};
-use std::io::Write;
 use std::process::ExitCode;
-use tiderace_io::LargePages;
-
-/// The write buffers and the receive buffers lie in huge pages where the kernel gives them.
-#[global_allocator]
-static MEMORY: LargePages = LargePages;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let is_json =
-        cli.output == output::Format::Json || matches!(&cli.run, Run::Demo(demo) if demo.json);
-    let format = if is_json {
-        output::Format::Json
-    } else {
-        output::Format::Table
-    };
-    let result = match cli.run {
-        Run::Serve(serve) => node_command::serve(serve),
-        Run::Dev(dev) => node_command::dev(dev),
-        Run::Demo(demo) => demo::run(&demo, format),
-        Run::Stream(command) => stream::run(command, format),
-        Run::Produce(produce) => produce::run(produce, format),
-        Run::Tail(tail) => tail::run(tail, format),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            tell(&failure, is_json);
-            failure.exit_code()
-        }
-    }
-}
-
-/// Says on standard error why the program ends. Nothing is lost when nobody listens there.
-fn tell(failure: &Failure, is_json: bool) {
-    if failure.exit == Exit::Done {
-        return;
-    }
-    let line = if is_json {
-        failure.json()
-    } else {
-        format!("tiderace: {failure}")
-    };
-    drop(writeln!(std::io::stderr(), "{line}"));
+    tiderace::run()
 }

@@ -32,6 +32,8 @@ pub struct Setup {
     pub admin: SocketAddr,
     /// How many files it may have open; none: as many as the test.
     open_files: Option<u64>,
+    /// Where it records its disk; none: it is the ordinary program.
+    recording: Option<PathBuf>,
     /// Lines of its configuration file besides those.
     keys: Vec<(&'static str, String)>,
 }
@@ -54,6 +56,7 @@ impl Setup {
             first_shard,
             admin,
             open_files: None,
+            recording: None,
             keys: Vec::new(),
         };
         setup
@@ -82,6 +85,13 @@ impl Setup {
     #[must_use]
     pub fn with_open_files(mut self, most: u64) -> Self {
         self.open_files = Some(most);
+        self
+    }
+
+    /// In a build that records its disk in this folder.
+    #[must_use]
+    pub fn recorded_in(mut self, folder: PathBuf) -> Self {
+        self.recording = Some(folder);
         self
     }
 
@@ -262,9 +272,14 @@ impl Node {
     /// Starts a process and waits for nothing.
     #[must_use]
     pub fn spawn(setup: &Setup) -> Self {
-        let mut command = match setup.open_files {
-            Some(most) => program::command_with_open_files(most),
-            None => program::command(),
+        let mut command = match (setup.open_files, &setup.recording) {
+            (Some(most), _) => program::command_with_open_files(most),
+            (None, Some(folder)) => {
+                let mut command = program::command_of(program::recording());
+                command.env("DISK_RECORDING", folder);
+                command
+            }
+            (None, None) => program::command(),
         };
         let mut child = command
             .args(["serve", "--config"])

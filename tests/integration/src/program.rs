@@ -15,7 +15,7 @@ pub fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let other = std::env::var_os(OTHER);
-        other.map_or_else(|| build("tiderace"), PathBuf::from)
+        other.map_or_else(|| build("tiderace", "tiderace", &[]), PathBuf::from)
     })
 }
 
@@ -23,13 +23,29 @@ pub fn path() -> &'static Path {
 #[must_use]
 pub fn loadgen() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build("loadgen"))
+    PATH.get_or_init(|| build("loadgen", "loadgen", &[]))
+}
+
+/// The path of the program in a build that records its disk. It lies beside the ordinary one, which stays as it is.
+#[must_use]
+pub fn recording() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let features = ["--features", "disk-recording"];
+        build("tiderace", "tiderace-recording", &features)
+    })
 }
 
 /// A command of the program that knows nothing of this process's configuration.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Command::new(path());
+    command_of(path())
+}
+
+/// The same of another build of it.
+#[must_use]
+pub fn command_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     forget_environment(&mut command);
     command.stdin(Stdio::null());
     command
@@ -80,21 +96,22 @@ pub fn forget_environment(command: &mut Command) {
     }
 }
 
-/// Where the tests were built: `<target folder>[/<triple>]/<profile>`.
+/// Where the tests, or the tool that uses this, were built: `<target folder>[/<triple>]/<profile>`.
 #[must_use]
 pub fn profile_folder() -> PathBuf {
     let executable = std::env::current_exe().expect("a test has a path");
-    let folder = executable
+    let tests = executable
         .ancestors()
         .find(|folder| folder.ends_with("deps"));
-    folder
-        .and_then(Path::parent)
-        .expect("cargo puts tests into <profile>/deps")
+    tests
+        .unwrap_or(&executable)
+        .parent()
+        .expect("cargo puts tests into <profile>/deps and programs beside that")
         .to_owned()
 }
 
-/// Builds the program of a package, both of this name.
-fn build(name: &str) -> PathBuf {
+/// Builds a program of a package.
+fn build(package: &str, name: &str, more: &[&str]) -> PathBuf {
     let folder = profile_folder();
     let profile = match name_of(&folder) {
         "debug" => "dev",
@@ -105,8 +122,9 @@ fn build(name: &str) -> PathBuf {
     let mut build = Command::new(cargo);
     build
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .args(["build", "--quiet", "--package", name, "--bin"])
-        .args([name, "--profile", profile]);
+        .args(["build", "--quiet", "--package", package, "--bin"])
+        .args([name, "--profile", profile])
+        .args(more);
     // Between the target folder and the profile there is a triple when one was asked for. Nothing that cargo leaves in
     // the target folder tells the two apart: its tag is missing when somebody else made the folder.
     if is_triple(name_of(above)) {

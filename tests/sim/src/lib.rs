@@ -8,6 +8,7 @@
 //! - [`rot`] is a course of its own: bytes rot at rest, and the node has to say so.
 //! - [`node`] is the product's node as a scenario, with clients that speak the wire protocol.
 //! - `planted`, in builds with `--cfg planted`, plants bugs in the product and sees whether the properties notice.
+//! - [`found`] is a node that starts from files that somebody else found, with a history that they must keep.
 //! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
 //!   properties find what they are for.
 //!
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod found;
 pub mod history;
 pub mod node;
 #[cfg(planted)]

@@ -23,7 +23,7 @@ use crate::world::{BootError, Counted, Program, World};
 
 /// The program: one node with some shards.
 #[derive(Clone, Debug)]
-struct Tiderace {
+pub(crate) struct Tiderace {
     config: NodeConfig,
     /// What the shards of earlier starts counted.
     counted: Counted,
@@ -68,6 +68,16 @@ impl Tiderace {
             marks: Vec::new(),
             shared: None,
         }
+    }
+}
+
+impl Tiderace {
+    /// With the buffers of a real program, which is given so much memory.
+    pub(crate) fn of_program(shards: u16, segment_bytes: u64, memory_bytes: usize) -> Self {
+        let mut program = Self::new(shards, segment_bytes);
+        program.config.memory_bytes = memory_bytes;
+        program.config.small_chunks = false;
+        program
     }
 }
 

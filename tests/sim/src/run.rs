@@ -2,6 +2,7 @@
 //! within bounded simulated time; then, sometimes after an orderly stop, the power is cut once more and every record is
 //! read from the first to the last. Invariant: the report depends on the scenario and the seed alone.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tiderace_base::prng::Prng;
@@ -89,11 +90,7 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
     let mut world = World::new(setup, Judge::default());
     let outcome = catch_unwind(AssertUnwindSafe(|| course(scenario, &mut world, &mut prng)));
     if let Err(panic) = outcome {
-        let what = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default();
+        let what = panic_text(&*panic);
         let now_ns = world.now_ns();
         world.judge.refuse("nothing_panics", what, now_ns);
     }
@@ -108,6 +105,15 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
         simulated_ns: world.now_ns(),
         violation: world.judge.violation().cloned(),
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
 }
 
 fn course(scenario: &dyn Scenario, world: &mut World, prng: &mut Prng) {

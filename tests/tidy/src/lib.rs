@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arrows;
+pub mod features;
 pub mod leftovers;
 pub mod reach;
 pub mod rules;

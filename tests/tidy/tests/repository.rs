@@ -1,7 +1,7 @@
 //! Runs every checker on this repository. One test for each, so that the name of a failure says which promise was broken.
 
 use std::path::Path;
-use tidy::{Tree, arrows, assert_none, leftovers, reach, rules, shape};
+use tidy::{Tree, arrows, assert_none, features, leftovers, reach, rules, shape};
 
 fn repository() -> Tree {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -16,6 +16,11 @@ fn repository() -> Tree {
 #[test]
 fn only_the_planned_arrows_exist_between_rooms() {
     assert_none(&arrows::check(&repository()));
+}
+
+#[test]
+fn no_ordinary_build_records_its_disk() {
+    assert_none(&features::check(&repository()));
 }
 
 #[test]

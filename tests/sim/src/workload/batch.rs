@@ -94,7 +94,8 @@ impl Content {
     }
 }
 
-fn digest(header: &BatchHeader) -> u64 {
+/// What identifies a batch's content.
+pub(crate) fn digest(header: &BatchHeader) -> u64 {
     (u64::from(header.producer_crc()) << 32) | u64::from(header.body_crc())
 }
 

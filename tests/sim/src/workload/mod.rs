@@ -17,6 +17,7 @@ use tiderace_base::prng::Prng;
 
 use crate::history::Observation;
 use crate::world::{MachineId, Port, World};
+pub(crate) use batch::digest;
 pub(crate) use creator::Creator;
 pub(crate) use crowd::Crowd;
 pub(crate) use intruder::Intruder;
@@ -145,10 +146,15 @@ pub(crate) fn populate_stalls(world: &mut World, zone: &Zone, dozing: usize, prn
 
 /// Adds one reader for each partition that there is.
 pub(crate) fn audit(world: &mut World, zone: &Zone, prng: &mut Prng) {
+    audit_batches_of(world, zone, 0, prng);
+}
+
+/// The same, where batches may have up to this many bytes.
+pub(crate) fn audit_batches_of(world: &mut World, zone: &Zone, bytes: u64, prng: &mut Prng) {
     for stream in 0..zone.streams.len() {
         for partition in 0..zone.streams[stream].partitions {
             let auditor = Subscriber::auditor(zone.clone(), stream, partition, prng);
-            world.add_actor(Box::new(auditor));
+            world.add_actor(Box::new(auditor.for_batches_of(bytes)));
         }
     }
 }

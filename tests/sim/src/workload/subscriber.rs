@@ -182,6 +182,12 @@ impl Subscriber {
         }
     }
 
+    /// With credit for batches of up to this many bytes.
+    pub(crate) fn for_batches_of(mut self, bytes: u64) -> Self {
+        self.window.bytes = self.window.bytes.max(2 * bytes);
+        self
+    }
+
     fn key(&self) -> PartitionKey {
         let stream = self
             .stream

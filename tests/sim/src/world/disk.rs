@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
@@ -104,7 +105,8 @@ struct Layer {
 #[derive(Debug, Default)]
 struct File {
     /// Survives a power loss. `None` while the directory entry itself is not durable.
-    platter: Option<Vec<u8>>,
+    /// Shared with whoever placed it there, until it is written.
+    platter: Option<Arc<Vec<u8>>>,
     /// What a read sees, where that is not the platter.
     cache: Option<Vec<u8>>,
     layers: Vec<Layer>,
@@ -113,14 +115,15 @@ struct File {
 impl File {
     fn seen(&self) -> &[u8] {
         match (&self.cache, &self.platter) {
-            (Some(bytes), _) | (None, Some(bytes)) => bytes,
+            (Some(bytes), _) => bytes,
+            (None, Some(bytes)) => bytes,
             (None, None) => &[],
         }
     }
 
     fn write_volatile(&mut self, serial: u64, at: usize, data: Bytes) {
         if self.cache.is_none() {
-            self.cache = Some(self.platter.clone().unwrap_or_default());
+            self.cache = Some(self.seen().to_vec());
         }
         if let Some(cache) = &mut self.cache {
             put(cache, at, &data);
@@ -134,7 +137,11 @@ impl File {
     }
 
     fn write_durable(&mut self, serial: u64, at: usize, data: &[u8]) {
-        put(self.platter.get_or_insert_default(), at, data);
+        put(
+            Arc::make_mut(self.platter.get_or_insert_default()),
+            at,
+            data,
+        );
         if let Some(cache) = &mut self.cache {
             put(cache, at, data);
             self.layers.push(Layer {
@@ -148,7 +155,11 @@ impl File {
 
     /// Every layer that completed before `serial` reaches the platter, and so does the directory entry.
     fn sync(&mut self, serial: u64) {
-        let platter = self.platter.get_or_insert_default();
+        if self.platter.is_some() && self.cache.is_none() {
+            // There are no layers without a cache. To leave it alone spares a copy of what is shared.
+            return;
+        }
+        let platter = Arc::make_mut(self.platter.get_or_insert_default());
         for layer in self.layers.iter().filter(|layer| layer.serial < serial) {
             match &layer.data {
                 Some(data) => put(platter, layer.at, data),
@@ -173,7 +184,8 @@ impl File {
     /// Power is lost: of each layer any sectors may have reached the platter, unless a later durable write covers them.
     fn settle(&mut self, prng: &mut Prng) {
         let mut layers = std::mem::take(&mut self.layers);
-        if let Some(platter) = &mut self.platter {
+        if let Some(platter) = self.platter.as_mut().filter(|_| !layers.is_empty()) {
+            let platter = Arc::make_mut(platter);
             for index in 0..layers.len() {
                 let Some(data) = layers[index].data.take() else {
                     continue;
@@ -208,7 +220,8 @@ fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 /// Which sectors of a write that was cut short are on the platter.
-fn survivors(prng: &mut Prng, sectors: usize) -> Vec<bool> {
+#[must_use]
+pub fn survivors(prng: &mut Prng, sectors: usize) -> Vec<bool> {
     let cut = prng.below(sectors as u64 + 1) as usize;
     match prng.below(8) {
         0 => vec![false; sectors],
@@ -387,7 +400,7 @@ impl SimDisk {
         }
         state.files.retain(|_, file| {
             if file.platter.is_none() && prng.chance(1, 2) {
-                file.platter = Some(Vec::new());
+                file.platter = Some(Arc::default());
             }
             file.settle(prng);
             file.platter.is_some()
@@ -402,6 +415,15 @@ impl SimDisk {
         for (_, (serial, operation)) in operations {
             state.interrupt(operation, serial, prng, false);
         }
+    }
+
+    /// Puts a file there, durably, as whoever prepares a disk does.
+    pub fn place(&self, file: JournalFile, bytes: Arc<Vec<u8>>) {
+        let placed = File {
+            platter: Some(bytes),
+            ..File::default()
+        };
+        self.0.borrow_mut().files.insert(file, placed);
     }
 
     /// Sets how many bytes the directory may hold.
@@ -439,7 +461,8 @@ impl SimDisk {
         let mut state = self.0.borrow_mut();
         let file = state.files.get_mut(&file).expect("there is such a file");
         let at = usize::try_from(at).expect("positions fit memory");
-        for bytes in [&mut file.platter, &mut file.cache].into_iter().flatten() {
+        let platter = file.platter.as_mut().map(Arc::make_mut);
+        for bytes in platter.into_iter().chain(&mut file.cache) {
             bytes[at] ^= 1 << (bit % 8);
         }
     }
@@ -480,9 +503,8 @@ impl State {
         self.files
             .values()
             .map(|file| {
-                file.seen()
-                    .len()
-                    .max(file.platter.as_ref().map_or(0, Vec::len)) as u64
+                let platter = file.platter.as_ref().map_or(0, |bytes| bytes.len());
+                file.seen().len().max(platter) as u64
             })
             .sum()
     }
@@ -649,7 +671,7 @@ impl State {
         self.files.insert(
             file,
             File {
-                platter: Some(vec![0; length]),
+                platter: Some(Arc::new(vec![0; length])),
                 ..File::default()
             },
         );
@@ -708,14 +730,14 @@ impl State {
                     } else {
                         prng.below(bytes / SECTOR_BYTES as u64 + 1) * SECTOR_BYTES as u64
                     };
-                    let zeros = Some(vec![0; usize::try_from(length).expect("sizes fit memory")]);
+                    let zeros = vec![0; usize::try_from(length).expect("sizes fit memory")];
                     let entry = File {
                         platter: if power || prng.chance(1, 2) {
-                            zeros.clone()
+                            Some(Arc::new(zeros.clone()))
                         } else {
                             None
                         },
-                        cache: if power { None } else { zeros },
+                        cache: if power { None } else { Some(zeros) },
                         layers: Vec::new(),
                     };
                     self.files.insert(file, entry);
@@ -817,7 +839,8 @@ impl Disk for SimDisk {
         }
         let length = usize::try_from(bytes).expect("sizes fit memory");
         let entry = state.files.get_mut(&file).ok_or(DiskError::Absent)?;
-        for bytes in [&mut entry.platter, &mut entry.cache].into_iter().flatten() {
+        let platter = entry.platter.as_mut().map(Arc::make_mut);
+        for bytes in platter.into_iter().chain(&mut entry.cache) {
             bytes.resize(length, 0);
         }
         entry.layers.retain_mut(|layer| {

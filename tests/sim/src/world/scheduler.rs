@@ -241,6 +241,16 @@ impl World {
         index
     }
 
+    /// The disk of a machine, to put files there before it starts.
+    ///
+    /// # Panics
+    /// When there is no such machine.
+    #[must_use]
+    pub fn disk(&self, id: MachineId) -> SimDisk {
+        let seats = &self.nodes[usize::from(id.node)].seats;
+        seats[usize::from(id.machine)].disk.clone()
+    }
+
     /// Adds a client; it is woken once.
     pub fn add_actor(&mut self, actor: Box<dyn Actor>) -> ActorId {
         let id = ActorId(u16::try_from(self.actors.len()).expect("actors are few"));
@@ -329,6 +339,12 @@ impl World {
     #[must_use]
     pub fn incarnation(&self, node: u16) -> u32 {
         self.nodes[usize::from(node)].incarnation
+    }
+
+    /// Whether the node's process runs.
+    #[must_use]
+    pub fn is_up(&self, node: u16) -> bool {
+        self.nodes[usize::from(node)].up
     }
 
     /// Whether a client has not reached its goal, or a node not dropped what was deleted.

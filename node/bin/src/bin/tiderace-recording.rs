@@ -1,0 +1,10 @@
+//! The same program in a build that records its disk: what it asked of its journals' files and what it said to clients goes
+//! to the folder that `DISK_RECORDING` names. For building crash images (docs/crash-images.md), never for serving.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tiderace::run()
+}
