@@ -108,7 +108,7 @@ impl Program for Tiderace {
                     told.push(damage.to_string());
                 }),
                 None => {
-                    alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"))
+                    alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"));
                 }
             }
         }
