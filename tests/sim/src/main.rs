@@ -9,6 +9,7 @@
 )]
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ Runs the product's own code in one thread on a simulated disk, network and clock
   --from A        the first seed for --minutes (default 0)
   --twice         run each seed twice and compare
   --trace         print everything that happens
+  --history FILE  with --seed: write what clients saw, for the program `history`
   --toy           simulate the toy log instead of a node
 ";
 
@@ -36,6 +38,7 @@ struct Arguments {
     twice: bool,
     trace: bool,
     toy: bool,
+    history: Option<PathBuf>,
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -45,6 +48,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         twice: false,
         trace: false,
         toy: false,
+        history: None,
     };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
@@ -74,8 +78,12 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--twice" => parsed.twice = true,
             "--trace" => parsed.trace = true,
             "--toy" => parsed.toy = true,
+            "--history" => parsed.history = Some(value()?.into()),
             _ => return Err(format!("{name} is unknown\n\n{HELP}")),
         }
+    }
+    if parsed.history.is_some() && parsed.seeds.end - parsed.seeds.start != 1 {
+        return Err("--history is for one seed: name it with --seed".to_owned());
     }
     Ok(parsed)
 }
@@ -162,6 +170,7 @@ fn main() -> ExitCode {
     let mut summary = Summary::default();
     let options = Options {
         prints: arguments.trace,
+        records: arguments.history.is_some(),
     };
     for seed in arguments.seeds.clone() {
         if arguments
@@ -172,6 +181,12 @@ fn main() -> ExitCode {
         }
         let report = run(scenario, seed, options);
         summary.add(&report);
+        if let Some(path) = &arguments.history
+            && let Err(error) = std::fs::write(path, &report.history)
+        {
+            eprintln!("cannot write {}: {error}", path.display());
+            return ExitCode::from(2);
+        }
         if let Some(violation) = &report.violation {
             println!("seed {seed}: {violation}");
             println!("again: cargo run --release -p sim -- --seed {seed} --trace");

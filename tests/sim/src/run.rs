@@ -6,8 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tiderace_base::prng::Prng;
 
-use crate::history::Observation;
-use crate::properties::{Judge, Violation};
+use crate::history::{Judge, Observation, Violation};
 use crate::world::faults::{Faults, Fired};
 use crate::world::scheduler::Counts;
 use crate::world::{Counted, Setup, World};
@@ -35,6 +34,8 @@ pub trait Scenario {
 pub struct Options {
     /// Print the trace.
     pub prints: bool,
+    /// Write the history.
+    pub records: bool,
 }
 
 /// What came of a run.
@@ -56,6 +57,8 @@ pub struct Report {
     pub counted: Counted,
     /// How long it took in simulated nanoseconds.
     pub simulated_ns: u64,
+    /// The history, as a file has it, if it was to be written.
+    pub history: Vec<u8>,
     /// What was broken, if anything was.
     pub violation: Option<Violation>,
 }
@@ -73,6 +76,9 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
         receive_buffers: prng.range(16, 128) as usize,
     };
     let mut world = World::new(setup, Judge::default());
+    if options.records {
+        world.record(&format!("the simulator, seed {seed}"));
+    }
     let outcome = catch_unwind(AssertUnwindSafe(|| course(scenario, &mut world, &mut prng)));
     if let Err(panic) = outcome {
         let what = panic
@@ -92,6 +98,7 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
         fired: *world.faults.fired(),
         counted: world.counted(),
         simulated_ns: world.now_ns(),
+        history: world.take_history(),
         violation: world.judge.violation().cloned(),
     }
 }
@@ -121,6 +128,7 @@ fn settle(world: &mut World) {
     let until_ns = world.now_ns() + PROGRESS_WITHIN_NS;
     world.run(until_ns, |world| !world.somebody_waits());
     world.look_for_strangers();
+    world.look_at_memory();
     let waiting = world.waiting();
     if !world.judge.is_broken() {
         world.observe(&Observation::Finished { waiting });

@@ -2,18 +2,23 @@
 //! were asked, batches whose checksums hold and that belong where they were delivered. The clients check; this refuses.
 
 use super::Property;
-use crate::history::Observation;
+use crate::knowledge::Knowledge;
+use crate::observation::{Kind, Observation};
 
 /// Refuses what a client could not accept.
 #[derive(Debug, Default)]
-pub(super) struct Checker;
+pub(crate) struct Checker;
 
 impl Property for Checker {
     fn name(&self) -> &'static str {
         "nodes_never_break_the_protocol"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::ProtocolBroken]
+    }
+
+    fn observe(&mut self, observation: &Observation, _: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::ProtocolBroken { what } => Err(what.clone()),
             _ => Ok(()),
@@ -23,7 +28,7 @@ impl Property for Checker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::planted::assert_refuses_the_last;
+    use super::super::planted::{assert_accepts, assert_refuses_the_last, died};
     use super::*;
 
     #[test]
@@ -31,5 +36,6 @@ mod tests {
         let what = "a frame with a wrong checksum".to_owned();
         let history = [Observation::Healed, Observation::ProtocolBroken { what }];
         assert_refuses_the_last(&mut Checker, &history);
+        assert_accepts(&mut Checker, &[Observation::Healed, died()]);
     }
 }

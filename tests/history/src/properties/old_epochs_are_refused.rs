@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use tiderace_base::ids::PartitionKey;
 
-use super::{Property, Streams};
-use crate::history::{BatchName, Observation};
+use super::Property;
+use crate::knowledge::Knowledge;
+use crate::observation::{BatchName, Kind, Observation};
 
 #[derive(Clone, Copy, Debug)]
 struct Submission {
@@ -20,8 +21,7 @@ struct Submission {
 
 /// Epochs by place, and what each batch may not be accepted in.
 #[derive(Debug, Default)]
-pub(super) struct Checker {
-    streams: Streams,
+pub(crate) struct Checker {
     epochs: BTreeMap<PartitionKey, BTreeMap<u64, u32>>,
     highest: BTreeMap<PartitionKey, u32>,
     /// The highest before the last death of a node.
@@ -82,8 +82,15 @@ impl Property for Checker {
         "old_epochs_are_refused"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
-        self.streams.observe(observation);
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::Acknowledged, Kind::Delivered]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::Submitted, Kind::NodeDied, Kind::LinkLost]
+    }
+
+    fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Submitted { batch, epoch, .. } => {
                 let before = self.before.get(&batch.partition).copied().unwrap_or(0);
@@ -116,11 +123,12 @@ impl Property for Checker {
                 epoch,
                 ..
             } => self.place(*partition, *offset, *epoch),
-            Observation::NodeDied { .. } => {
-                self.before.clone_from(&self.highest);
-                let streams = &self.streams;
+            Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
+                if observation.kind() == Kind::NodeDied {
+                    self.before.clone_from(&self.highest);
+                }
                 self.epochs
-                    .retain(|partition, _| !streams.is_volatile(*partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
                 Ok(())
             }
             _ => Ok(()),

@@ -1,16 +1,16 @@
 //! A batch of an idempotent producer stands in its partition once: every acknowledgement of it, the first and those of
 //! its retries, and every delivery name the same offset. What a `memory` stream lost with its process may come again.
 
-use std::collections::BTreeMap;
+use tiderace_base::collections::Map;
 
-use super::{Property, Streams};
-use crate::history::{BatchName, Observation};
+use super::Property;
+use crate::knowledge::Knowledge;
+use crate::observation::{BatchName, Kind, Observation};
 
 /// Where each batch stands.
 #[derive(Debug, Default)]
-pub(super) struct Checker {
-    streams: Streams,
-    places: BTreeMap<BatchName, u64>,
+pub(crate) struct Checker {
+    places: Map<BatchName, u64>,
 }
 
 impl Property for Checker {
@@ -18,8 +18,15 @@ impl Property for Checker {
         "retries_never_duplicate"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
-        self.streams.observe(observation);
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::Acknowledged, Kind::Delivered]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::NodeDied, Kind::LinkLost]
+    }
+
+    fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Acknowledged { batch, offset, .. }
             | Observation::Delivered {
@@ -32,10 +39,9 @@ impl Property for Checker {
                     return Err(format!("{batch:?} stands at {place} and at {offset}"));
                 }
             }
-            Observation::NodeDied { .. } => {
-                let streams = &self.streams;
+            Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
                 self.places
-                    .retain(|batch, _| !streams.is_volatile(batch.partition));
+                    .retain(|batch, _| !knowledge.is_volatile(batch.partition));
             }
             _ => {}
         }
