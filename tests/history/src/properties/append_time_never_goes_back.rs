@@ -1,5 +1,7 @@
 //! The append time of a partition's entries never goes back with their offsets, whatever the wall clock does and whoever
 //! leads.
+//!
+//! An observation costs a search among the offsets of its partition.
 
 use std::collections::BTreeMap;
 

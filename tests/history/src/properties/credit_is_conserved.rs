@@ -1,5 +1,7 @@
 //! Nobody spends what was not granted, nobody grants more than the window, a grant never shrinks, and what was spent
 //! comes back: a sender whose every batch was answered can go on.
+//!
+//! An observation costs a search among the ledgers.
 
 use std::collections::BTreeMap;
 

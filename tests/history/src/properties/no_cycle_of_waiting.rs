@@ -1,5 +1,7 @@
 //! Nobody waits for ever: once faults have ended, every client reaches its goal within bounded simulated time. The bound
 //! is the run's own: it reports at its end who still waits.
+//!
+//! An observation costs as much as it says.
 
 use super::Property;
 use crate::knowledge::Knowledge;

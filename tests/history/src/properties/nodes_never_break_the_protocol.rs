@@ -1,5 +1,8 @@
 //! What a node sends is what the protocol allows: frames that parse, message ids that grow, answers to questions that
-//! were asked, batches whose checksums hold and that belong where they were delivered. The clients check; this refuses.
+//! were asked, batches whose checksums hold and that belong where they were delivered. The clients check; this refuses. That a batch
+//! belongs where it was delivered shows in its name.
+//!
+//! An observation costs constant time.
 
 use super::Property;
 use crate::knowledge::Knowledge;
@@ -15,12 +18,20 @@ impl Property for Checker {
     }
 
     fn judges(&self) -> &'static [Kind] {
-        &[Kind::ProtocolBroken]
+        &[Kind::ProtocolBroken, Kind::Delivered]
     }
 
     fn observe(&mut self, observation: &Observation, _: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::ProtocolBroken { what } => Err(what.clone()),
+            Observation::Delivered {
+                partition,
+                batch: Some(batch),
+                offset,
+                ..
+            } if batch.partition != *partition => {
+                Err(format!("{batch:?} is delivered at {offset} of {partition}"))
+            }
             _ => Ok(()),
         }
     }
@@ -28,8 +39,9 @@ impl Property for Checker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::planted::{assert_accepts, assert_refuses_the_last, died};
+    use super::super::planted::{assert_accepts, assert_refuses_the_last, delivered, died};
     use super::*;
+    use tiderace_base::ids::PartitionIndex;
 
     #[test]
     fn what_a_client_cannot_accept_is_noticed() {
@@ -37,5 +49,15 @@ mod tests {
         let history = [Observation::Healed, Observation::ProtocolBroken { what }];
         assert_refuses_the_last(&mut Checker, &history);
         assert_accepts(&mut Checker, &[Observation::Healed, died()]);
+    }
+
+    #[test]
+    fn a_batch_of_another_partition_is_noticed() {
+        let fine = delivered(1, 0, 0, 1);
+        let mut strayed = fine.clone();
+        if let Observation::Delivered { partition, .. } = &mut strayed {
+            partition.partition = PartitionIndex::new(1);
+        }
+        assert_refuses_the_last(&mut Checker, &[fine, strayed]);
     }
 }

@@ -1,6 +1,8 @@
 //! Fences only grow. Epochs never fall with the offset; a run of a node accepts nothing in an epoch that was seen before
 //! it began; a batch sent for one epoch is not accepted in another; and a producer that was fenced by a higher epoch of
 //! its own gets nothing accepted any more.
+//!
+//! An observation costs a search; a death costs as much as there are partitions.
 
 use std::collections::BTreeMap;
 

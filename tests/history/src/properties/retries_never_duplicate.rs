@@ -1,7 +1,12 @@
 //! A batch of an idempotent producer stands in its partition once: every acknowledgement of it, the first and those of
 //! its retries, and every delivery name the same offset. What a `memory` stream lost with its process may come again.
+//!
+//! An observation costs a search among partitions; a death costs as much as there are.
+
+use std::collections::BTreeMap;
 
 use tiderace_base::collections::Map;
+use tiderace_base::ids::PartitionKey;
 
 use super::Property;
 use crate::knowledge::Knowledge;
@@ -10,7 +15,7 @@ use crate::observation::{BatchName, Kind, Observation};
 /// Where each batch stands.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    places: Map<BatchName, u64>,
+    places: BTreeMap<PartitionKey, Map<BatchName, u64>>,
 }
 
 impl Property for Checker {
@@ -34,14 +39,15 @@ impl Property for Checker {
                 offset,
                 ..
             } => {
-                let place = *self.places.entry(*batch).or_insert(*offset);
+                let places = self.places.entry(batch.partition).or_default();
+                let place = *places.entry(*batch).or_insert(*offset);
                 if place != *offset {
                     return Err(format!("{batch:?} stands at {place} and at {offset}"));
                 }
             }
             Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
                 self.places
-                    .retain(|batch, _| !knowledge.is_volatile(batch.partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
             }
             _ => {}
         }

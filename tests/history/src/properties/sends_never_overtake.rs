@@ -2,31 +2,31 @@
 //! behind a lower one, and within one a higher number behind a lower one. Numbers may lack: what was not appended is not
 //! there. Of a `memory` stream what stood before a crash says nothing.
 //!
-//! An observation costs a search among all named batches.
+//! An observation costs a search among the named batches of its partition; a death costs as much as there are partitions.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+use tiderace_base::ids::PartitionKey;
 
 use super::Property;
 use crate::knowledge::Knowledge;
 use crate::observation::{BatchName, Kind, Observation};
 
-/// Where each batch stands, in the order of their names: partition, producer, its epoch, number.
+/// Where each batch stands, in the order of their names: producer, its epoch, number.
 #[derive(Debug, Default)]
-pub(crate) struct Checker(BTreeMap<BatchName, u64>);
+pub(crate) struct Checker(BTreeMap<PartitionKey, BTreeMap<BatchName, u64>>);
 
 impl Checker {
     fn place(&mut self, batch: BatchName, offset: u64) -> Result<(), String> {
-        if self.0.contains_key(&batch) {
+        let places = self.0.entry(batch.partition).or_default();
+        if places.contains_key(&batch) {
             // At another place it is a duplicate, which another property refuses.
             return Ok(());
         }
-        let is_ours = |other: &BatchName| {
-            (other.partition, other.producer) == (batch.partition, batch.producer)
-        };
-        let before = self.0.range(..batch).next_back();
-        let after = self
-            .0
+        let is_ours = |other: &BatchName| other.producer == batch.producer;
+        let before = places.range(..batch).next_back();
+        let after = places
             .range((Bound::Excluded(batch), Bound::Unbounded))
             .next();
         let before = before.filter(|(other, at)| is_ours(other) && **at >= offset);
@@ -36,7 +36,7 @@ impl Checker {
                 "{batch:?} stands at {offset}, and {other:?} at {at}"
             ));
         }
-        self.0.insert(batch, offset);
+        places.insert(batch, offset);
         Ok(())
     }
 }
@@ -64,7 +64,7 @@ impl Property for Checker {
             } => self.place(*batch, *offset),
             Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
                 self.0
-                    .retain(|batch, _| !knowledge.is_volatile(batch.partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
                 Ok(())
             }
             _ => Ok(()),
