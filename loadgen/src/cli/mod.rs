@@ -203,8 +203,11 @@ pub(crate) struct IntegrityArguments {
     /// Appends what was acknowledged to this file, as it is acknowledged.
     #[arg(long)]
     pub(crate) ledger: Option<PathBuf>,
+    /// Writes what was sent, acknowledged and delivered to this file, for `history check`: see docs/consistency.md.
+    #[arg(long)]
+    pub(crate) history: Option<PathBuf>,
     /// Sends nothing: reads the stream and checks that it holds what this ledger says was acknowledged.
-    #[arg(long, conflicts_with = "ledger")]
+    #[arg(long, conflicts_with_all = ["ledger", "history"])]
     pub(crate) verify_ledger: Option<PathBuf>,
     /// The thread's core.
     #[arg(long)]

@@ -9,6 +9,7 @@
 //! | 2 | wrong arguments, or the run could not begin |
 //! | 3 | nothing was found wrong, but the run did not come to its end: the server was away for too long, or refused |
 
+mod history;
 mod ledger;
 mod produce;
 mod reader;

@@ -3,6 +3,7 @@
 //! happened for longer than the deadline.
 
 use super::Report;
+use super::history::HistoryFile;
 use super::ledger::{Acked, LedgerFile};
 use super::reader::Reader;
 use super::record::{self, Lane, Name};
@@ -75,6 +76,9 @@ struct Producing {
     pending: Map<(u32, u32), Pending>,
     reader: Reader,
     file: Option<LedgerFile>,
+    history: Option<HistoryFile>,
+    /// Lost connections that the history knows of.
+    lost_told: u64,
     told: VecDeque<engine::Event>,
     sent: u64,
     acked: u64,
@@ -115,6 +119,12 @@ pub(super) fn run(arguments: &IntegrityArguments) -> Result<Report, String> {
             .as_deref()
             .map(LedgerFile::append)
             .transpose()?,
+        history: arguments
+            .history
+            .as_deref()
+            .map(HistoryFile::create)
+            .transpose()?,
+        lost_told: 0,
         told: VecDeque::new(),
         sent: 0,
         acked: 0,
@@ -132,6 +142,7 @@ pub(super) fn run(arguments: &IntegrityArguments) -> Result<Report, String> {
         Outcome::Fatal(fatal) => return Err(fatal.to_string()),
         Outcome::NotStarted(error) => return Err(error.to_string()),
     }
+    machine.end_history()?;
     machine.unknown += machine
         .pending
         .values()
@@ -181,9 +192,14 @@ impl Producing {
     fn created(&mut self, now: Now, result: Result<Reply, RequestError>) {
         match result {
             Ok(Reply {
-                answer: Answer::Created(_),
+                answer: Answer::Created(created),
                 ..
-            }) => self.begin(now),
+            }) => {
+                if let Some(history) = &mut self.history {
+                    history.created(&created);
+                }
+                self.begin(now);
+            }
             Ok(reply) => self.give_up(format!("a create was answered with {:?}", reply.answer)),
             Err(RequestError::Refused(refusal)) if refusal.retry() == Retry::Never => {
                 self.give_up(format!("{refusal}: {}", refusal.code));
@@ -214,6 +230,22 @@ impl Producing {
             });
         }
         self.reader.begin(now, &mut self.ring.engine, &path);
+    }
+
+    /// Writes down what has no outcome, and what was read to its end.
+    fn end_history(&mut self) -> Result<(), String> {
+        let Some(history) = &mut self.history else {
+            return Ok(());
+        };
+        for pending in self.pending.values() {
+            for index in 0..pending.count {
+                history.unknown(pending.lane, pending.first + index);
+            }
+        }
+        if self.at_end {
+            self.reader.read_through(&self.ring.engine, history);
+        }
+        history.flush()
     }
 
     fn give_up(&mut self, why: String) {
@@ -260,7 +292,11 @@ impl Producing {
             },
             seq: producer.next[partition as usize],
         };
-        let record = Record::new(record::write(name, self.record_bytes));
+        let value = record::write(name, self.record_bytes);
+        if let Some(history) = &mut self.history {
+            history.sent(name, &value);
+        }
+        let record = Record::new(value);
         let partition = PartitionIndex::new(partition);
         let pushed = self
             .ring
@@ -285,11 +321,18 @@ impl Producing {
                 );
                 pending.count += 1;
             }
-            Err(PushError::Full) => producer.full = true,
-            Err(PushError::Invalid(SendError::AckedLost(lost))) => {
-                self.reader.violate(lost.to_string());
+            Err(refused) => {
+                if let Some(history) = &mut self.history {
+                    history.not_sent(name);
+                }
+                match refused {
+                    PushError::Full => producer.full = true,
+                    PushError::Invalid(SendError::AckedLost(lost)) => {
+                        self.reader.violate(lost.to_string());
+                    }
+                    PushError::Invalid(error) => self.give_up(error.to_string()),
+                }
             }
-            Err(PushError::Invalid(error)) => self.give_up(error.to_string()),
         }
     }
 
@@ -314,10 +357,12 @@ impl Producing {
             }
             engine::Event::Ready { .. } => {
                 let run = self.run;
-                if self
-                    .reader
-                    .take(now, &mut self.ring.engine, |other| other == run)
-                {
+                if self.reader.take(
+                    now,
+                    &mut self.ring.engine,
+                    |other| other == run,
+                    self.history.as_mut(),
+                ) {
                     self.progress_ns = now.mono.as_ns();
                 }
             }
@@ -345,6 +390,9 @@ impl Producing {
                 "a batch of {} records settled with {}",
                 pending.count, settled.records
             ));
+        }
+        if let Some(history) = &mut self.history {
+            history.settled(pending.lane, pending.first, pending.count, &settled.result);
         }
         match settled.result {
             Ok(placed) => {
@@ -421,6 +469,13 @@ impl Machine for Producing {
     }
 
     fn finish_turn(&mut self, now: Now, effects: &mut Effects) {
+        if let Some(history) = &mut self.history {
+            history.turn(now);
+            while self.lost_told < self.ring.lost {
+                self.lost_told += 1;
+                history.link_lost();
+            }
+        }
         self.create(now);
         let mut told = std::mem::take(&mut self.told);
         // What is pushed and taken has consequences of its own.
@@ -441,6 +496,10 @@ impl Machine for Producing {
         {
             self.incomplete
                 .get_or_insert(format!("the ledger cannot be written: {error}"));
+        }
+        if let Some(Err(error)) = self.history.as_mut().map(HistoryFile::flush) {
+            self.incomplete
+                .get_or_insert(format!("the history cannot be written: {error}"));
         }
         self.progress.update(self.acked, self.sent, 1);
         if self.over(now) {

@@ -1,6 +1,7 @@
 //! Reads a stream from its beginning and books every record of ours. What a log may never say, a gap or a loss or a
 //! damaged batch in a stream without retention, is a violation by itself.
 
+use super::history::{HistoryFile, Origin};
 use super::ledger::Ledger;
 use super::record::{self, Read};
 use tiderace_base::time::Now;
@@ -31,12 +32,13 @@ impl Reader {
         self.key = Some(engine.consumer(now, path, settings));
     }
 
-    /// Takes what has arrived. True: there was something.
+    /// Takes what has arrived, and writes it down where there is a history. True: there was something.
     pub(crate) fn take(
         &mut self,
         now: Now,
         engine: &mut Engine,
         ours: impl Fn(u64) -> bool,
+        mut history: Option<&mut HistoryFile>,
     ) -> bool {
         let Some(key) = self.key else {
             return false;
@@ -46,6 +48,9 @@ impl Reader {
             && let Some(taken) = engine.take(now, key)
         {
             any = true;
+            if let Some(history) = history.as_deref_mut() {
+                note(history, engine, key, &taken, &ours);
+            }
             match taken {
                 Ok(Item::Batch(batch)) => match batch.records() {
                     Ok(records) => {
@@ -101,6 +106,12 @@ impl Reader {
         }
     }
 
+    /// Writes down that every partition has been read to its visible end.
+    pub(crate) fn read_through(&self, engine: &Engine, history: &mut HistoryFile) {
+        let cursors = self.key.into_iter().flat_map(|key| engine.cursors(key));
+        cursors.for_each(|cursor| history.read_through(cursor));
+    }
+
     /// Whether every partition has been read to its visible end.
     pub(crate) fn at_end(&self, engine: &Engine) -> bool {
         self.key.is_some_and(|key| {
@@ -108,5 +119,71 @@ impl Reader {
             cursors.peek().is_some()
                 && cursors.all(|cursor| cursor.next().is_some_and(|next| next >= cursor.end()))
         })
+    }
+}
+
+/// Writes down what a consumer was given.
+fn note(
+    history: &mut HistoryFile,
+    engine: &Engine,
+    key: ConsumerKey,
+    taken: &Result<Item, ConsumeError>,
+    ours: impl Fn(u64) -> bool,
+) {
+    let end = |partition: u32| {
+        let mut cursors = engine.cursors(key);
+        let cursor = cursors.find(|cursor| cursor.key().partition.get() == partition);
+        cursor.map_or(0, |cursor| cursor.end().get())
+    };
+    match taken {
+        Ok(Item::Batch(batch)) => {
+            let from = Origin {
+                partition: batch.partition().get(),
+                epoch: batch.epoch().get(),
+                append_time_us: batch.append_time_us(),
+            };
+            history.positioned(
+                from.partition,
+                batch.first_offset().get(),
+                end(from.partition),
+            );
+            let Ok(records) = batch.records() else {
+                history.broken("a batch's body is damaged");
+                return;
+            };
+            for record in records {
+                let value = record.value().unwrap_or_default();
+                let name = match record::read(value) {
+                    Read::Whole(name) if ours(name.lane.run) => Some(name),
+                    Read::Whole(_) | Read::Foreign => None,
+                    Read::Damaged => {
+                        history.broken("a record is damaged");
+                        None
+                    }
+                };
+                history.delivered(from, name, record.offset().get(), value);
+            }
+        }
+        Ok(Item::Gap {
+            partition,
+            from,
+            to,
+            ..
+        }) => {
+            let partition = partition.partition.get();
+            history.positioned(partition, from.get(), end(partition));
+            history.gap(partition, from.get(), to.get());
+        }
+        Ok(Item::Loss {
+            partition, from, ..
+        }) => history.past_changed(partition.partition.get(), from.get()),
+        Err(ConsumeError::Diverged { partition, end, .. }) => {
+            history.past_changed(partition.get(), end.get());
+        }
+        Err(error @ (ConsumeError::Jump { .. } | ConsumeError::Damaged { .. })) => {
+            history.broken(&error.to_string());
+        }
+        // It says that the reading ended, not that something is wrong.
+        Err(_) => {}
     }
 }

@@ -118,7 +118,7 @@ impl Machine for Verifying {
                     let runs = &self.runs;
                     if self
                         .reader
-                        .take(now, &mut self.ring.engine, |run| runs.contains(&run))
+                        .take(now, &mut self.ring.engine, |run| runs.contains(&run), None)
                     {
                         self.progress_ns = now_ns;
                     }

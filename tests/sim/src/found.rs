@@ -12,9 +12,8 @@ use tiderace_base::disk::JournalFile;
 use tiderace_base::prng::Prng;
 use tiderace_wire::batch::BatchHeader;
 
-use crate::history::Observation;
+use crate::history::{Judge, Observation, Violation};
 use crate::node::Tiderace;
-use crate::properties::{Judge, Violation};
 use crate::run::{panic_text, settle};
 use crate::workload::{StreamPlan, Zone, audit_batches_of};
 use crate::world::faults::{Fault, Faults};

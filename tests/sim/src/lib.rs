@@ -2,7 +2,7 @@
 //! and a failing one is a complete bug report.
 //!
 //! - [`world`] executes a machine's effects and gives it its events, and lets everything go wrong that may.
-//! - [`history`] is what was seen from outside; [`properties`] judge it, one file for each thing that must never happen.
+//! - [`history`] is what was seen from outside and what must never be: a crate of its own, which also judges real runs.
 //! - [`run`] is the course of one run: a safety phase with faults, then healing and a demand for progress, then a power
 //!   cut and an audit of every record.
 //! - [`rot`] is a course of its own: bytes rot at rest, and the node has to say so.
@@ -18,13 +18,13 @@
 #![forbid(unsafe_code)]
 
 pub mod found;
-pub mod history;
 pub mod node;
 #[cfg(planted)]
 pub mod planted;
-pub mod properties;
 pub mod rot;
 pub mod run;
 pub mod toy;
 mod workload;
 pub mod world;
+
+pub use history;

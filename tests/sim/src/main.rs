@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ Runs the product's own code in one thread on a simulated disk, network and clock
   --without F     switch off a fault, by its name in the summary; may be given again
   --every-fault   fail if a fault that is drawn never fired
   --print-options print what each seed draws: the chance of each fault
+  --history FILE  with --seed: write what clients saw, for the program `history`
   --toy           simulate the toy log instead of a node
   --rot           let something rot at rest in each seed, and see that the node says so
   --planted N     plant each bug in turn; one of N seeds has to notice it (builds with --cfg planted only)
@@ -48,6 +50,7 @@ struct Arguments {
     without: Without,
     every_fault: bool,
     print_options: bool,
+    history: Option<PathBuf>,
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -62,6 +65,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         without: Without::default(),
         every_fault: false,
         print_options: false,
+        history: None,
     };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
@@ -102,8 +106,12 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .add(fault.ok_or(format!("{name:?} is no fault"))?);
             }
             "--planted" => parsed.planted = Some(number(&value()?)?),
+            "--history" => parsed.history = Some(value()?.into()),
             _ => return Err(format!("{name} is unknown\n\n{HELP}")),
         }
+    }
+    if parsed.history.is_some() && parsed.seeds.end - parsed.seeds.start != 1 {
+        return Err("--history is for one seed: name it with --seed".to_owned());
     }
     Ok(parsed)
 }
@@ -249,6 +257,7 @@ fn main() -> ExitCode {
     let options = Options {
         prints: arguments.trace,
         without: arguments.without,
+        records: arguments.history.is_some(),
     };
     for seed in arguments.seeds.clone() {
         if arguments
@@ -262,6 +271,12 @@ fn main() -> ExitCode {
         }
         let report = run(scenario, seed, options);
         summary.add(&report);
+        if let Some(path) = &arguments.history
+            && let Err(error) = std::fs::write(path, &report.history)
+        {
+            eprintln!("cannot write {}: {error}", path.display());
+            return ExitCode::from(2);
+        }
         if let Some(violation) = &report.violation {
             println!("seed {seed}: {violation}");
             println!("again: cargo run --release -p sim -- --seed {seed} --trace");

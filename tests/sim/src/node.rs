@@ -19,7 +19,7 @@ use crate::run::Scenario;
 pub use crate::workload::Habit;
 use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain, populate_stalls};
 use crate::world::disk::SimDisk;
-use crate::world::{BootError, Counted, Program, World};
+use crate::world::{BootError, Counted, Program, Share, World};
 
 /// The program: one node with some shards.
 #[derive(Clone, Debug)]
@@ -142,6 +142,42 @@ impl Program for Tiderace {
     fn strangers(&self) -> u64 {
         let each = self.metrics.iter();
         each.map(|metrics| metrics.partitions_unknown.get()).sum()
+    }
+
+    fn memory(&self) -> Vec<Share> {
+        let budget = self.config.shard_memory();
+        let shares = |(shard, metrics): (u16, &Arc<Metrics>)| {
+            let share = |part, held: u64, budget: usize| Share {
+                shard,
+                part,
+                held,
+                budget: budget as u64,
+            };
+            let producers = budget.producers;
+            [
+                share(
+                    "send_held_bytes",
+                    metrics.send_held_bytes.get(),
+                    budget.held_bytes_max,
+                ),
+                share(
+                    "producers_count",
+                    metrics.producers.get(),
+                    producers.producers_max,
+                ),
+                share(
+                    "producer_places_count",
+                    metrics.producer_places.get(),
+                    producers.places_max,
+                ),
+                share(
+                    "subscriptions_count",
+                    metrics.subscriptions.get(),
+                    budget.subscriptions_max,
+                ),
+            ]
+        };
+        (0..).zip(&self.metrics).flat_map(shares).collect()
     }
 
     fn counted(&self) -> Counted {

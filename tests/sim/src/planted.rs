@@ -5,8 +5,8 @@ use std::panic;
 
 use tiderace_base::planted::{Bug, plant};
 
+use crate::history::Violation;
 use crate::node::{DrainedNode, Habit, OneNode};
-use crate::properties::Violation;
 use crate::run::{Options, Scenario, run};
 
 /// A seed that noticed a bug.

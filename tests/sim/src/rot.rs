@@ -8,8 +8,8 @@ use tiderace_base::disk::{Disk, JournalFile};
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::prng::Prng;
 
+use crate::history::Judge;
 use crate::node::OneNode;
-use crate::properties::Judge;
 use crate::run::{Scenario, settle};
 use crate::world::disk::SimDisk;
 use crate::world::faults::Faults;

@@ -7,8 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tiderace_base::prng::Prng;
 
-use crate::history::Observation;
-use crate::properties::{Judge, Violation};
+use crate::history::{Judge, Observation, Violation};
 use crate::world::faults::{Faults, Fired, Without};
 use crate::world::scheduler::Counts;
 use crate::world::{Counted, Setup, World};
@@ -38,6 +37,8 @@ pub struct Options {
     pub prints: bool,
     /// Faults that are switched off, whatever the seed draws.
     pub without: Without,
+    /// Write the history.
+    pub records: bool,
 }
 
 /// What came of a run.
@@ -59,6 +60,8 @@ pub struct Report {
     pub counted: Counted,
     /// How long it took in simulated nanoseconds.
     pub simulated_ns: u64,
+    /// The history, as a file has it, if it was to be written.
+    pub history: Vec<u8>,
     /// What was broken, if anything was.
     pub violation: Option<Violation>,
 }
@@ -88,6 +91,9 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
         receive_buffers: prng.range(16, 128) as usize,
     };
     let mut world = World::new(setup, Judge::default());
+    if options.records {
+        world.record(&format!("the simulator, seed {seed}"));
+    }
     let outcome = catch_unwind(AssertUnwindSafe(|| course(scenario, &mut world, &mut prng)));
     if let Err(panic) = outcome {
         let what = panic_text(&*panic);
@@ -103,6 +109,7 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Report {
         fired: *world.faults.fired(),
         counted: world.counted(),
         simulated_ns: world.now_ns(),
+        history: world.take_history(),
         violation: world.judge.violation().cloned(),
     }
 }
@@ -141,6 +148,7 @@ pub(crate) fn settle(world: &mut World) {
     let until_ns = world.now_ns() + PROGRESS_WITHIN_NS;
     world.run(until_ns, |world| !world.somebody_waits());
     world.look_for_strangers();
+    world.look_at_memory();
     let waiting = world.waiting();
     if !world.judge.is_broken() {
         world.observe(&Observation::Finished { waiting });

@@ -2,8 +2,8 @@
 //! for the others no longer than it said. What is lost on the way is for the properties to notice; here are the bounds.
 
 use core::ops::Range;
+use sim::history::Judge;
 use sim::node::{DrainedNode, Habit};
-use sim::properties::Judge;
 use sim::run::Scenario;
 use sim::world::faults::Faults;
 use sim::world::{Setup, World};

@@ -3,9 +3,9 @@
 //! stays within the budget is for each shard, which checks it in every turn. Here: that nobody waits for ever or is cut off,
 //! and that sends were ended early at all.
 
+use sim::history::Judge;
 use sim::history::Observation;
 use sim::node::StalledNode;
-use sim::properties::Judge;
 use sim::run::Scenario;
 use sim::world::faults::Faults;
 use sim::world::{Setup, World};

@@ -114,7 +114,7 @@ impl Producer {
             });
             port.observe(Observation::Spent {
                 ledger: Ledger {
-                    link: session.link,
+                    link: session.link.0,
                     scope: Scope::Produce,
                 },
                 total: batches(session.spent),
@@ -128,7 +128,7 @@ impl Producer {
             return;
         };
         let ledger = Ledger {
-            link: session.link,
+            link: session.link.0,
             scope: Scope::Produce,
         };
         match hear {
@@ -214,7 +214,7 @@ impl Actor for Producer {
                 self.unsent = self.unacknowledged.keys().copied().collect();
                 port.observe(Observation::LedgerOpened {
                     ledger: Ledger {
-                        link,
+                        link: link.0,
                         scope: Scope::Produce,
                     },
                     window: batches(PRODUCE_WINDOW),
@@ -305,7 +305,7 @@ impl Reader {
             return;
         };
         let ledger = Ledger {
-            link: session.link,
+            link: session.link.0,
             scope: Scope::Deliver(0),
         };
         match hear {
@@ -362,7 +362,7 @@ impl Reader {
         let total = session.granted;
         port.observe(Observation::Granted {
             ledger: Ledger {
-                link: session.link,
+                link: session.link.0,
                 scope: Scope::Deliver(0),
             },
             total: batches(total),
@@ -405,7 +405,7 @@ impl Actor for Reader {
                 session.granted = self.window;
                 self.session = Some(session);
                 let ledger = Ledger {
-                    link,
+                    link: link.0,
                     scope: Scope::Deliver(0),
                 };
                 port.observe(Observation::LedgerOpened {

@@ -15,7 +15,7 @@ use tiderace_wire::link::Flags;
 
 use super::batch::Content;
 use super::session::{Arrived, Session};
-use super::{StreamPlan, Zone};
+use super::{StreamPlan, Zone, refusal};
 use crate::history::{BatchName, Observation};
 use crate::world::{Actor, ActorEvent, MachineId, Port};
 
@@ -263,6 +263,11 @@ impl Crowd {
 
     fn acknowledged(&mut self, asked: Asked, ack: &Ack, port: &mut Port<'_>) {
         if let Some(code) = ack.code {
+            if let Some(batch) = self.submitted(asked)
+                && let Some(refused) = refusal(batch, code)
+            {
+                port.observe(refused);
+            }
             return self.refused(asked, code, ack.base_offset.get());
         }
         let (epoch, next) = (ack.epoch.get(), ack.base_offset.get() + 1);
@@ -302,6 +307,16 @@ impl Crowd {
             epoch,
             duplicate: ack.flags.is_duplicate(),
         });
+    }
+
+    /// The batch that a question carried, if the history knows of it.
+    fn submitted(&self, asked: Asked) -> Option<BatchName> {
+        let producer = match asked.what {
+            What::First | What::Again => self.retried.as_ref()?.id,
+            What::Member(id) => id,
+            What::Create | What::Impostor => return None,
+        };
+        Some(self.name(asked.partition, producer))
     }
 
     fn refused(&mut self, asked: Asked, code: ErrorCode, detail: u64) {

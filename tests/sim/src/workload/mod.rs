@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use tiderace_base::catalogue::{Durability, Retention};
 use tiderace_base::prng::Prng;
+use tiderace_wire::error::ErrorCode;
 
-use crate::history::Observation;
+use crate::history::{BatchName, Observation};
 use crate::world::{MachineId, Port, World};
 pub(crate) use batch::digest;
 pub(crate) use creator::Creator;
@@ -91,6 +92,15 @@ impl Zone {
             node: self.node,
             machine: port.prng.below(u64::from(self.shards)) as u16,
         }
+    }
+}
+
+/// What a refusal says of one sending of a batch: that it was not appended, unless the code says otherwise.
+fn refusal(batch: BatchName, code: ErrorCode) -> Option<Observation> {
+    match code {
+        // A batch of this number is there: this one, or another that somebody gave the same name.
+        ErrorCode::DuplicateForgotten | ErrorCode::SequenceReused => None,
+        _ => Some(Observation::Refused { batch }),
     }
 }
 

@@ -18,7 +18,7 @@ use tiderace_wire::link::Flags;
 
 use super::batch::Content;
 use super::session::{Arrived, Session};
-use super::{StreamPlan, Zone};
+use super::{StreamPlan, Zone, refusal};
 use crate::history::{BatchName, Observation};
 use crate::world::{Actor, ActorEvent, MachineId, Port};
 
@@ -347,9 +347,11 @@ impl Producer {
                             self.acknowledged(partition, seq, &ack, port);
                         }
                         Some(Asked::Twin(name)) => {
-                            if ack.code.is_none() {
-                                port.observe(acknowledgement(&name, &ack));
-                            }
+                            let heard = match ack.code {
+                                None => Some(acknowledgement(&name, &ack)),
+                                Some(code) => refusal(name, code),
+                            };
+                            heard.into_iter().for_each(|heard| port.observe(heard));
                         }
                         asked => self.complain(port, format!("{ack:?} acknowledges {asked:?}")),
                     }
@@ -391,7 +393,12 @@ impl Producer {
                         Ack::refused(error.request, error.code, error.detail_a, error.detail_b);
                     self.refused(partition, seq, &ack, error.code, port);
                 }
-                Some(Asked::Metadata | Asked::Twin(_) | Asked::Resume(_)) | None => {}
+                Some(Asked::Twin(name)) => {
+                    if let Some(refused) = refusal(name, error.code) {
+                        port.observe(refused);
+                    }
+                }
+                Some(Asked::Metadata | Asked::Resume(_)) | None => {}
             },
             Control::AckedLost(lost) => {
                 let name = self.name(lost.partition.get(), 0, lost.from_seq.get());
@@ -443,6 +450,11 @@ impl Producer {
             .lanes
             .get(&partition)
             .map(|lane| (lane.producer_epoch, lane.newest_acked));
+        if let Some((producer_epoch, _)) = newest
+            && let Some(refused) = refusal(self.name(partition, producer_epoch, seq), code)
+        {
+            port.observe(refused);
+        }
         let Some(lane) = self.lanes.get_mut(&partition) else {
             return;
         };

@@ -121,7 +121,7 @@ impl Session {
 
     fn ledger(&self) -> Ledger {
         Ledger {
-            link: self.link,
+            link: self.link.0,
             scope: Scope::Produce,
         }
     }

@@ -202,7 +202,7 @@ impl Subscriber {
     fn ledger(&self) -> Option<Ledger> {
         let session = self.session.as_ref()?;
         Some(Ledger {
-            link: session.link,
+            link: session.link.0,
             scope: Scope::Deliver(self.subscription),
         })
     }

@@ -120,6 +120,9 @@ impl Fault {
 pub struct Without(u32);
 
 impl Without {
+    /// None is.
+    pub const NONE: Self = Self(0);
+
     /// Switches off this one, too.
     pub fn add(&mut self, fault: Fault) {
         self.0 |= 1 << fault as u32;

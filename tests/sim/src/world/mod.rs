@@ -61,6 +61,19 @@ pub enum BootError {
 /// Counters by name.
 pub type Counted = BTreeMap<&'static str, u64>;
 
+/// A part of a program and its share of the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Which shard's.
+    pub shard: u16,
+    /// Which part; the name ends in its unit.
+    pub part: &'static str,
+    /// How much it holds.
+    pub held: u64,
+    /// The most that it may hold.
+    pub budget: u64,
+}
+
 /// What runs on a node: one machine per thread, each with a disk of its own.
 pub trait Program {
     /// The threads of the node, the same at every start. Connections go to any of them that serves.
@@ -80,6 +93,11 @@ pub trait Program {
     /// Partitions that the running machines hold and whose stream the catalogue does not know: not even as deleted.
     fn strangers(&self) -> u64 {
         0
+    }
+
+    /// What the parts of the running machines hold of the memory that they were given.
+    fn memory(&self) -> Vec<Share> {
+        Vec::new()
     }
 
     /// What the program counts about itself, over all its starts.

@@ -16,8 +16,8 @@ use tiderace_base::prng::Prng;
 
 use alarm::Alarm;
 
-use crate::history::Observation;
-use crate::properties::Judge;
+use crate::history::format::Writer;
+use crate::history::{Judge, Observation};
 use crate::world::clock::Clock;
 use crate::world::disk::{Ending, Power, SimDisk};
 use crate::world::faults::Faults;
@@ -172,6 +172,7 @@ pub struct World {
     pub trace: Trace,
     /// What may not happen.
     pub judge: Judge,
+    recorder: Option<Writer<Vec<u8>>>,
     receive_buffers: usize,
     healed: bool,
     counts: Counts,
@@ -195,6 +196,7 @@ impl World {
             faults: setup.faults,
             trace: Trace::new(setup.prints),
             judge,
+            recorder: None,
             receive_buffers: setup.receive_buffers,
             healed: false,
             counts: Counts::default(),
@@ -383,6 +385,23 @@ impl World {
         }
     }
 
+    /// Asks every node that runs what its parts hold of its memory.
+    pub fn look_at_memory(&mut self) {
+        for node in self.nodes() {
+            if self.nodes[usize::from(node)].up {
+                for share in self.nodes[usize::from(node)].program.memory() {
+                    self.observe(&Observation::MemoryHeld {
+                        node,
+                        shard: share.shard,
+                        part: share.part.into(),
+                        held: share.held,
+                        budget: share.budget,
+                    });
+                }
+            }
+        }
+    }
+
     /// What the nodes count about themselves, over all their starts.
     #[must_use]
     pub fn counted(&self) -> Counted {
@@ -450,6 +469,23 @@ impl World {
     pub fn observe(&mut self, observation: &Observation) {
         self.trace.say(|| format!("{observation:?}"));
         self.judge.observe(self.now_ns, observation);
+        if let Some(recorder) = &mut self.recorder {
+            let written = recorder.write(self.now_ns, observation);
+            written.expect("memory takes everything");
+        }
+    }
+
+    /// Writes the history from now on. `by` says whose it is.
+    pub fn record(&mut self, by: &str) {
+        let writer = Writer::begin(Vec::new(), by);
+        self.recorder = Some(writer.expect("memory takes everything"));
+    }
+
+    /// The history that was written, as a file has it; empty when none was.
+    pub fn take_history(&mut self) -> Vec<u8> {
+        self.recorder
+            .take()
+            .map_or_else(Vec::new, Writer::into_inner)
     }
 
     fn node(&mut self, node: u16) -> &mut Node {

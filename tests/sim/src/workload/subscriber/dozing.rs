@@ -111,7 +111,7 @@ impl Subscriber {
                 .get();
             let reader = Reader(port.prng.next_u64());
             let ledger = Ledger {
-                link: session.link,
+                link: session.link.0,
                 scope: Scope::Deliver(name),
             };
             port.observe(Observation::Asked {
@@ -221,7 +221,7 @@ impl Subscriber {
             other.spent.batches += 1;
             other.next = Some(batch.next);
             let ledger = Ledger {
-                link,
+                link: link.0,
                 scope: Scope::Deliver(name.get()),
             };
             port.observe(Observation::Spent {

@@ -16,6 +16,7 @@ impl World {
         if !self.faults.active() {
             return;
         }
+        self.look_at_memory();
         for index in 0..self.nodes.len() {
             let node = u16::try_from(index).expect("nodes are few");
             if self.faults.fires(Fault::WallJump, &mut self.prng) {
@@ -67,6 +68,7 @@ impl World {
             return;
         }
         self.look_for_strangers();
+        self.look_at_memory();
         self.trace.note("died", death as u64);
         let now_ns = self.now_ns;
         self.network.node_died(

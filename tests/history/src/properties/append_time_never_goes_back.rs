@@ -1,17 +1,19 @@
 //! The append time of a partition's entries never goes back with their offsets, whatever the wall clock does and whoever
 //! leads.
+//!
+//! An observation costs a search among the offsets of its partition.
 
 use std::collections::BTreeMap;
 
 use tiderace_base::ids::PartitionKey;
 
-use super::{Property, Streams};
-use crate::history::Observation;
+use super::Property;
+use crate::knowledge::Knowledge;
+use crate::observation::{Kind, Observation};
 
 /// Append times by place.
 #[derive(Debug, Default)]
-pub(super) struct Checker {
-    streams: Streams,
+pub(crate) struct Checker {
     times: BTreeMap<PartitionKey, BTreeMap<u64, u64>>,
 }
 
@@ -20,8 +22,15 @@ impl Property for Checker {
         "append_time_never_goes_back"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
-        self.streams.observe(observation);
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::Delivered]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::NodeDied, Kind::LinkLost]
+    }
+
+    fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Delivered {
                 partition,
@@ -41,10 +50,9 @@ impl Property for Checker {
                 }
                 times.insert(*offset, *append_time_us);
             }
-            Observation::NodeDied { .. } => {
-                let streams = &self.streams;
+            Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
                 self.times
-                    .retain(|partition, _| !streams.is_volatile(*partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
             }
             _ => {}
         }
@@ -56,7 +64,7 @@ impl Property for Checker {
 mod tests {
     use super::super::planted::*;
     use super::*;
-    use crate::history::Reader;
+    use crate::observation::Reader;
 
     #[test]
     fn an_earlier_time_at_a_later_offset_is_noticed() {

@@ -1,13 +1,16 @@
 //! Fences only grow. Epochs never fall with the offset; a run of a node accepts nothing in an epoch that was seen before
 //! it began; a batch sent for one epoch is not accepted in another; and a producer that was fenced by a higher epoch of
 //! its own gets nothing accepted any more.
+//!
+//! An observation costs a search; a death costs as much as there are partitions.
 
 use std::collections::BTreeMap;
 
 use tiderace_base::ids::PartitionKey;
 
-use super::{Property, Streams};
-use crate::history::{BatchName, Observation};
+use super::Property;
+use crate::knowledge::Knowledge;
+use crate::observation::{BatchName, Kind, Observation};
 
 #[derive(Clone, Copy, Debug)]
 struct Submission {
@@ -20,8 +23,7 @@ struct Submission {
 
 /// Epochs by place, and what each batch may not be accepted in.
 #[derive(Debug, Default)]
-pub(super) struct Checker {
-    streams: Streams,
+pub(crate) struct Checker {
     epochs: BTreeMap<PartitionKey, BTreeMap<u64, u32>>,
     highest: BTreeMap<PartitionKey, u32>,
     /// The highest before the last death of a node.
@@ -82,8 +84,15 @@ impl Property for Checker {
         "old_epochs_are_refused"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
-        self.streams.observe(observation);
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::Acknowledged, Kind::Delivered]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::Submitted, Kind::NodeDied, Kind::LinkLost]
+    }
+
+    fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Submitted { batch, epoch, .. } => {
                 let before = self.before.get(&batch.partition).copied().unwrap_or(0);
@@ -116,11 +125,12 @@ impl Property for Checker {
                 epoch,
                 ..
             } => self.place(*partition, *offset, *epoch),
-            Observation::NodeDied { .. } => {
-                self.before.clone_from(&self.highest);
-                let streams = &self.streams;
+            Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
+                if observation.kind() == Kind::NodeDied {
+                    self.before.clone_from(&self.highest);
+                }
                 self.epochs
-                    .retain(|partition, _| !streams.is_volatile(*partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
                 Ok(())
             }
             _ => Ok(()),

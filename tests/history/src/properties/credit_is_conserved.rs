@@ -1,10 +1,13 @@
 //! Nobody spends what was not granted, nobody grants more than the window, a grant never shrinks, and what was spent
 //! comes back: a sender whose every batch was answered can go on.
+//!
+//! An observation costs a search among the ledgers.
 
 use std::collections::BTreeMap;
 
 use super::Property;
-use crate::history::{Credit, Ledger, Observation};
+use crate::knowledge::Knowledge;
+use crate::observation::{Credit, Kind, Ledger, Observation};
 
 #[derive(Debug, Default)]
 struct Account {
@@ -15,7 +18,7 @@ struct Account {
 
 /// Every ledger that was opened.
 #[derive(Debug, Default)]
-pub(super) struct Checker(BTreeMap<Ledger, Account>);
+pub(crate) struct Checker(BTreeMap<Ledger, Account>);
 
 impl Account {
     fn check(&self, ledger: &Ledger) -> Result<(), String> {
@@ -54,7 +57,15 @@ impl Property for Checker {
         "credit_is_conserved"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::Granted, Kind::Spent, Kind::Settled]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::LedgerOpened]
+    }
+
+    fn observe(&mut self, observation: &Observation, _: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::LedgerOpened { ledger, window } => {
                 self.0.insert(
@@ -104,11 +115,10 @@ impl Property for Checker {
 mod tests {
     use super::super::planted::*;
     use super::*;
-    use crate::history::Scope;
-    use crate::world::LinkId;
+    use crate::observation::Scope;
 
     const LEDGER: Ledger = Ledger {
-        link: LinkId(1),
+        link: 1,
         scope: Scope::Deliver(1),
     };
 

@@ -1,13 +1,16 @@
 //! A node that ends in order before its patience with slow readers is over has delivered everything that it acknowledged
 //! to every subscriber that stayed: P-52. One that takes longer may cut them off, and one that is killed meanwhile too.
+//!
+//! An observation costs a search; a death costs as much as there are partitions.
 
 use std::collections::BTreeMap;
 
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::DRAIN_NS_MAX;
 
-use super::{Property, Streams};
-use crate::history::{Observation, Reader};
+use super::Property;
+use crate::knowledge::Knowledge;
+use crate::observation::{Kind, Observation, Reader};
 
 type Ends = BTreeMap<PartitionKey, u64>;
 
@@ -39,8 +42,7 @@ fn check(
 
 /// What was acknowledged, and how each run of the node ended.
 #[derive(Debug)]
-pub(super) struct Checker {
-    streams: Streams,
+pub(crate) struct Checker {
     acknowledged: Ends,
     runs: Vec<Run>,
     /// The run in which a reader asked for its subscription.
@@ -50,7 +52,6 @@ pub(super) struct Checker {
 impl Default for Checker {
     fn default() -> Self {
         Self {
-            streams: Streams::default(),
             acknowledged: Ends::default(),
             runs: vec![Run::default()],
             asked: BTreeMap::default(),
@@ -63,8 +64,15 @@ impl Property for Checker {
         "a_drain_never_forgets_a_reader"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
-        self.streams.observe(observation);
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::DrainedTo, Kind::NodeDied]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::Acknowledged, Kind::Asked, Kind::StopAsked]
+    }
+
+    fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         let last = self.runs.len() - 1;
         match observation {
             Observation::Acknowledged { batch, offset, .. } => {
@@ -88,9 +96,8 @@ impl Property for Checker {
                 }
                 run.over = Some((*stopped, self.acknowledged.clone()));
                 self.runs.push(Run::default());
-                let streams = &self.streams;
                 self.acknowledged
-                    .retain(|partition, _| !streams.is_volatile(*partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
             }
             Observation::DrainedTo {
                 reader,

@@ -1,16 +1,21 @@
 //! A batch of an idempotent producer stands in its partition once: every acknowledgement of it, the first and those of
 //! its retries, and every delivery name the same offset. What a `memory` stream lost with its process may come again.
+//!
+//! An observation costs a search among partitions; a death costs as much as there are.
 
 use std::collections::BTreeMap;
 
-use super::{Property, Streams};
-use crate::history::{BatchName, Observation};
+use tiderace_base::collections::Map;
+use tiderace_base::ids::PartitionKey;
+
+use super::Property;
+use crate::knowledge::Knowledge;
+use crate::observation::{BatchName, Kind, Observation};
 
 /// Where each batch stands.
 #[derive(Debug, Default)]
-pub(super) struct Checker {
-    streams: Streams,
-    places: BTreeMap<BatchName, u64>,
+pub(crate) struct Checker {
+    places: BTreeMap<PartitionKey, Map<BatchName, u64>>,
 }
 
 impl Property for Checker {
@@ -18,8 +23,15 @@ impl Property for Checker {
         "retries_never_duplicate"
     }
 
-    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
-        self.streams.observe(observation);
+    fn judges(&self) -> &'static [Kind] {
+        &[Kind::Acknowledged, Kind::Delivered]
+    }
+
+    fn follows(&self) -> &'static [Kind] {
+        &[Kind::NodeDied, Kind::LinkLost]
+    }
+
+    fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Acknowledged { batch, offset, .. }
             | Observation::Delivered {
@@ -27,15 +39,15 @@ impl Property for Checker {
                 offset,
                 ..
             } => {
-                let place = *self.places.entry(*batch).or_insert(*offset);
+                let places = self.places.entry(batch.partition).or_default();
+                let place = *places.entry(*batch).or_insert(*offset);
                 if place != *offset {
                     return Err(format!("{batch:?} stands at {place} and at {offset}"));
                 }
             }
-            Observation::NodeDied { .. } => {
-                let streams = &self.streams;
+            Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
                 self.places
-                    .retain(|batch, _| !streams.is_volatile(batch.partition));
+                    .retain(|partition, _| !knowledge.is_volatile(*partition));
             }
             _ => {}
         }
