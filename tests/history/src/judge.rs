@@ -1,7 +1,7 @@
 //! Every property over one history, one observation at a time. A property that was broken has said what it had to say and
 //! sees no more; the others go on. Invariant: whoever judges does not touch what is judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use tiderace_base::collections::Map;
@@ -216,6 +216,8 @@ struct Stale {
     /// In which run a batch was sent last. Of `memory` streams alone, and of those not known to be anything else.
     sent: Map<BatchName, u64>,
     asked: BTreeMap<Reader, u64>,
+    /// Whose position came late: what follows it on the same connection does, too.
+    late: BTreeSet<Reader>,
 }
 
 impl Stale {
@@ -244,9 +246,6 @@ impl Stale {
             Observation::Delivered {
                 reader, partition, ..
             }
-            | Observation::Positioned {
-                reader, partition, ..
-            }
             | Observation::ReadThrough {
                 reader, partition, ..
             } => {
@@ -255,6 +254,20 @@ impl Stale {
                 }
                 (*partition, self.asked.get(reader))
             }
+            Observation::Positioned {
+                reader, partition, ..
+            } => {
+                let asked = self.asked.get(reader).copied();
+                let is_late =
+                    knowledge.is_volatile(*partition) && asked.is_some_and(|run| run != self.run);
+                if is_late {
+                    self.late.insert(*reader);
+                } else {
+                    self.late.remove(reader);
+                }
+                return is_late;
+            }
+            Observation::GapTold { reader, .. } => return self.late.contains(reader),
             _ => return false,
         };
         knowledge.is_volatile(partition) && run.is_some_and(|run| *run != self.run)
@@ -290,6 +303,47 @@ mod tests {
             judge.observe(0, &observation);
         }
         assert_eq!(judge.violation(), None);
+    }
+
+    #[test]
+    fn a_gap_behind_a_position_that_came_late_says_nothing() {
+        let positioned = |next| Observation::Positioned {
+            reader: READER,
+            partition: PARTITION,
+            next,
+            start: next,
+            end: 50,
+        };
+        let asked = Observation::Asked {
+            reader: READER,
+            partition: PARTITION,
+        };
+        let gap = Observation::GapTold {
+            reader: READER,
+            from: 20,
+            to: 30,
+        };
+        let late = [
+            known(Durability::Memory),
+            asked.clone(),
+            positioned(0),
+            asked.clone(),
+            died(),
+            positioned(20),
+            gap.clone(),
+        ];
+        let mut judge = Judge::default();
+        for observation in &late {
+            judge.observe(0, observation);
+        }
+        assert_eq!(judge.violation(), None);
+
+        // Where nothing is late, it is a jump.
+        let mut judge = Judge::default();
+        for observation in [known(Durability::Local), asked, positioned(0), gap] {
+            judge.observe(0, &observation);
+        }
+        assert!(judge.is_broken());
     }
 
     #[test]
