@@ -308,18 +308,18 @@ mod tests {
     #[test]
     fn a_gap_behind_a_position_that_came_late_says_nothing() {
         let positioned = |next| Observation::Positioned {
-            reader: READER,
+            reader: Reader(1),
             partition: PARTITION,
             next,
             start: next,
             end: 50,
         };
         let asked = Observation::Asked {
-            reader: READER,
+            reader: Reader(1),
             partition: PARTITION,
         };
         let gap = Observation::GapTold {
-            reader: READER,
+            reader: Reader(1),
             from: 20,
             to: 30,
         };
