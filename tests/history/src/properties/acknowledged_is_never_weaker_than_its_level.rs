@@ -22,6 +22,8 @@ pub(crate) struct Checker {
     claimed: Ends,
     /// The claim that held when this reader asked.
     asked: BTreeMap<Reader, u64>,
+    /// Somebody has asked behind a death that had a claim before it.
+    compares: bool,
 }
 
 impl Property for Checker {
@@ -42,6 +44,10 @@ impl Property for Checker {
         ]
     }
 
+    fn is_blind(&self) -> bool {
+        !self.compares
+    }
+
     fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Acknowledged { batch, offset, .. } => {
@@ -56,6 +62,7 @@ impl Property for Checker {
             }
             Observation::Asked { reader, partition } => {
                 let claimed = self.claimed.get(partition).copied().unwrap_or(0);
+                self.compares |= claimed > 0;
                 self.asked.insert(*reader, claimed);
             }
             Observation::Positioned {

@@ -54,6 +54,10 @@ impl Property for Checker {
         &[Kind::PastChanged]
     }
 
+    fn is_blind(&self) -> bool {
+        self.cuts.is_empty()
+    }
+
     fn observe(&mut self, observation: &Observation, _: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::PastChanged {
