@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -21,7 +22,7 @@ pub(crate) struct Checker {
     /// As it was when a node died last.
     claimed: Ends,
     /// The claim that held when this reader asked.
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
     /// Somebody has asked behind a death that had a claim before it.
     compares: bool,
 }

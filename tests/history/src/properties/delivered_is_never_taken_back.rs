@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -17,7 +18,7 @@ use crate::observation::{Kind, Observation, Reader};
 pub(crate) struct Checker {
     delivered: BTreeMap<PartitionKey, u64>,
     /// The end of what was delivered to anybody when this reader asked for its position.
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
     /// Somebody has asked behind a delivery.
     compares: bool,
 }

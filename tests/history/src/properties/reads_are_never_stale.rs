@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -35,7 +36,7 @@ impl Ends {
 pub(crate) struct Checker {
     ends: BTreeMap<PartitionKey, Ends>,
     staleness_ns_max: BTreeMap<u64, u64>,
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
     /// Somebody has asked behind an acknowledgement.
     compares: bool,
 }
