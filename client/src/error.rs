@@ -106,7 +106,9 @@ pub enum SendError {
         /// False: it was certainly not stored, sending it again is safe. True: sending it again may store it twice.
         maybe_stored: bool,
     },
-    /// The node refused it for good; it is not stored. Mend the record or the request.
+    /// The node refused it for good. It is not stored, with two exceptions by the refusal's code: with `DuplicateForgotten`
+    /// it is, and only its place is forgotten, so do not send it again; with `SequenceReused` nobody can tell, because
+    /// somebody else writes with this producer id. Otherwise mend the record or the request.
     Refused(Refusal),
     /// The answer to this batch was lost, and the node can no longer tell whether it is stored: it has forgotten producers
     /// meanwhile, or another session writes with this producer's id. Look at the stream before sending it again.

@@ -18,6 +18,7 @@ use tiderace_base::time::Now;
 use tiderace_client::core::consumer::Cursor;
 use tiderace_client::core::producer::Placed;
 use tiderace_client::error::SendError;
+use tiderace_wire::error::ErrorCode;
 
 /// A batch as it was delivered.
 #[derive(Clone, Copy, Debug)]
@@ -157,10 +158,10 @@ impl HistoryFile {
                     placed.epoch,
                     placed.duplicate
                 )),
-                Err(error) if is_certain(error) => {
-                    self.saw(format_args!("\"refused\":{{\"batch\":{batch}}}"));
+                Err(error) => {
+                    let what = outcome(error);
+                    self.saw(format_args!("\"{what}\":{{\"batch\":{batch}}}"));
                 }
-                Err(_) => self.unknown(lane, seq),
             }
         }
     }
@@ -245,18 +246,60 @@ impl HistoryFile {
     }
 }
 
-/// Whether a failure says for certain that nothing was appended.
-fn is_certain(error: &SendError) -> bool {
+/// The kind of observation that a failure is: nothing was appended, for certain; it was, and its place is forgotten; or nobody
+/// knows.
+fn outcome(error: &SendError) -> &'static str {
     match error {
-        SendError::Deadline { maybe_stored } => !maybe_stored,
-        SendError::Refused(_)
+        SendError::Refused(refusal) => match refusal.code {
+            ErrorCode::DuplicateForgotten => "stored",
+            ErrorCode::SequenceReused => "indeterminate",
+            _ => "refused",
+        },
+        SendError::Deadline {
+            maybe_stored: false,
+        }
         | SendError::AckedLost(_)
         | SendError::RestartsSpent
         | SendError::TooLarge
-        | SendError::NoSuchPartition => true,
-        SendError::Closed
+        | SendError::NoSuchPartition => "refused",
+        SendError::Deadline { maybe_stored: true }
+        | SendError::Closed
         | SendError::OutcomeUnknown
         | SendError::Fenced
-        | SendError::Stream(_) => false,
+        | SendError::Stream(_) => "indeterminate",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiderace_client::error::Refusal;
+
+    #[test]
+    fn only_what_is_certain_is_refused() {
+        let refused = |code| {
+            SendError::Refused(Refusal {
+                code,
+                detail_a: 0,
+                detail_b: 0,
+            })
+        };
+        let outcomes = [
+            (refused(ErrorCode::BatchBody), "refused"),
+            (refused(ErrorCode::DuplicateForgotten), "stored"),
+            (refused(ErrorCode::SequenceReused), "indeterminate"),
+            (
+                SendError::Deadline {
+                    maybe_stored: false,
+                },
+                "refused",
+            ),
+            (SendError::Deadline { maybe_stored: true }, "indeterminate"),
+            (SendError::OutcomeUnknown, "indeterminate"),
+            (SendError::Fenced, "indeterminate"),
+        ];
+        for (error, expected) in outcomes {
+            assert_eq!(outcome(&error), expected, "{error:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Every property over one history, one observation at a time. A property that was broken has said what it had to say and
 //! sees no more; the others go on. Invariant: whoever judges does not touch what is judged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use tiderace_base::collections::Map;
@@ -215,14 +215,14 @@ struct Stale {
     run: u64,
     /// In which run a batch was sent last. Of `memory` streams alone, and of those not known to be anything else.
     sent: Map<BatchName, u64>,
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
     /// Whose position came late: what follows it on the same connection does, too.
     late: BTreeSet<Reader>,
 }
 
 impl Stale {
     fn covers(&mut self, observation: &Observation, knowledge: &Knowledge) -> bool {
-        let (partition, run) = match observation {
+        let run = match observation {
             Observation::NodeDied { .. } | Observation::LinkLost { .. } => {
                 self.run += 1;
                 return false;
@@ -241,7 +241,7 @@ impl Stale {
                 if !knowledge.is_volatile(batch.partition) {
                     return false;
                 }
-                (batch.partition, self.sent.get(batch))
+                self.sent.get(batch)
             }
             Observation::Delivered {
                 reader, partition, ..
@@ -252,7 +252,7 @@ impl Stale {
                 if !knowledge.is_volatile(*partition) {
                     return false;
                 }
-                (*partition, self.asked.get(reader))
+                self.asked.get(reader)
             }
             Observation::Positioned {
                 reader, partition, ..
@@ -270,7 +270,7 @@ impl Stale {
             Observation::GapTold { reader, .. } => return self.late.contains(reader),
             _ => return false,
         };
-        knowledge.is_volatile(partition) && run.is_some_and(|run| *run != self.run)
+        run.is_some_and(|run| *run != self.run)
     }
 }
 

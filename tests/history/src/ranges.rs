@@ -13,16 +13,22 @@ impl Ranges {
         if from >= until {
             return;
         }
+        // Nearly always the last range grows, and nothing follows that it could meet.
+        if let Some(mut last) = self.0.last_entry()
+            && (*last.key()..=*last.get()).contains(&from)
+        {
+            let end = last.get_mut();
+            *end = until.max(*end);
+            return;
+        }
         let (mut from, mut until) = (from, until);
-        if let Some((start, end)) = self.0.range_mut(..=from).next_back()
+        if let Some((start, end)) = self.0.range(..=from).next_back()
             && *end >= from
         {
             if *end >= until {
                 return;
             }
             from = *start;
-            // Nearly always it grows at its end and meets nothing.
-            *end = until;
         }
         while let Some((start, end)) = self
             .0

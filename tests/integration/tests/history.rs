@@ -13,6 +13,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+/// Its table says which properties such a run shows something to.
+const DOCUMENT: &str = include_str!("../../../docs/consistency.md");
 const KILLS: u32 = 4;
 /// A kill comes when a run of the node has appended so many records.
 const RECORDS_BEFORE_KILL: u64 = 500;
@@ -97,7 +99,11 @@ fn what_a_generator_saw_of_a_killed_node_breaks_no_property() {
     assert!(count(Kind::LinkLost) > 0, "a kill is seen");
     assert_eq!(count(Kind::ReadThrough), 3, "every partition was read");
     for verdict in judge.verdicts() {
-        println!("{:>8} {}", verdict.judged, verdict.property);
+        let row = format!("| `{}` |", verdict.property);
+        let row = DOCUMENT.lines().find(|line| line.starts_with(&row));
+        let evidence = row.and_then(|row| row.split('|').nth(4));
+        let expects = evidence.expect("it has a row").contains("real");
+        assert_eq!(verdict.judged > 0, expects, "{verdict:?}");
     }
 
     // The judge is not blind: a delivery that did not come, and one that came twice.

@@ -228,7 +228,7 @@ fn planted(seeds_max: u64) -> ExitCode {
 #[cfg(not(planted))]
 fn planted(_: u64) -> ExitCode {
     eprintln!(
-        "this build holds no planted bugs: RUSTFLAGS=\"--cfg planted\" cargo run --release --target-dir target/planted -p sim -- --planted 500"
+        "this build holds no planted bugs: RUSTFLAGS=\"--cfg planted\" cargo run --release --target-dir target/planted -p sim -- --planted 3000"
     );
     ExitCode::from(2)
 }

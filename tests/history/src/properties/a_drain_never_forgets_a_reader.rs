@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::DRAIN_NS_MAX;
 
@@ -46,7 +47,7 @@ pub(crate) struct Checker {
     acknowledged: Ends,
     runs: Vec<Run>,
     /// The run in which a reader asked for its subscription.
-    asked: BTreeMap<Reader, usize>,
+    asked: Map<Reader, usize>,
 }
 
 impl Default for Checker {
@@ -54,7 +55,7 @@ impl Default for Checker {
         Self {
             acknowledged: Ends::default(),
             runs: vec![Run::default()],
-            asked: BTreeMap::default(),
+            asked: Map::default(),
         }
     }
 }

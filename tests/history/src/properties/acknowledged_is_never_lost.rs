@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -34,7 +35,7 @@ pub(crate) struct Checker {
     acknowledged: BTreeMap<PartitionKey, BTreeMap<u64, Content>>,
     /// What a node said to hold without saying where.
     stored: BTreeMap<PartitionKey, BTreeSet<BatchName>>,
-    readers: BTreeMap<Reader, Reading>,
+    readers: Map<Reader, Reading>,
 }
 
 impl Checker {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -24,7 +25,7 @@ struct Log {
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     logs: BTreeMap<PartitionKey, Log>,
-    readers: BTreeMap<Reader, (PartitionKey, u64)>,
+    readers: Map<Reader, (PartitionKey, u64)>,
 }
 
 impl Checker {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -21,7 +22,9 @@ pub(crate) struct Checker {
     /// As it was when a node died last.
     claimed: Ends,
     /// The claim that held when this reader asked.
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
+    /// Somebody has asked behind a death that had a claim before it.
+    compares: bool,
 }
 
 impl Property for Checker {
@@ -42,6 +45,10 @@ impl Property for Checker {
         ]
     }
 
+    fn is_blind(&self) -> bool {
+        !self.compares
+    }
+
     fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Acknowledged { batch, offset, .. } => {
@@ -56,6 +63,7 @@ impl Property for Checker {
             }
             Observation::Asked { reader, partition } => {
                 let claimed = self.claimed.get(partition).copied().unwrap_or(0);
+                self.compares |= claimed > 0;
                 self.asked.insert(*reader, claimed);
             }
             Observation::Positioned {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -17,7 +18,9 @@ use crate::observation::{Kind, Observation, Reader};
 pub(crate) struct Checker {
     delivered: BTreeMap<PartitionKey, u64>,
     /// The end of what was delivered to anybody when this reader asked for its position.
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
+    /// Somebody has asked behind a delivery.
+    compares: bool,
 }
 
 impl Property for Checker {
@@ -33,6 +36,10 @@ impl Property for Checker {
         &[Kind::Delivered, Kind::Asked, Kind::NodeDied, Kind::LinkLost]
     }
 
+    fn is_blind(&self) -> bool {
+        !self.compares
+    }
+
     fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
         match observation {
             Observation::Delivered {
@@ -46,6 +53,7 @@ impl Property for Checker {
             }
             Observation::Asked { reader, partition } => {
                 let end = self.delivered.get(partition).copied().unwrap_or(0);
+                self.compares |= end > 0;
                 self.asked.insert(*reader, end);
             }
             Observation::Positioned {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -17,7 +18,7 @@ use crate::ranges::Ranges;
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     logs: BTreeMap<PartitionKey, Ranges>,
-    readers: BTreeMap<Reader, (PartitionKey, u64)>,
+    readers: Map<Reader, (PartitionKey, u64)>,
 }
 
 impl Property for Checker {

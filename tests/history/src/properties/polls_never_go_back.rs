@@ -3,7 +3,7 @@
 //!
 //! An observation costs a search among readers.
 
-use std::collections::BTreeMap;
+use tiderace_base::collections::Map;
 
 use super::Property;
 use crate::knowledge::Knowledge;
@@ -18,7 +18,7 @@ struct Reading {
 
 /// Where each reader stands.
 #[derive(Debug, Default)]
-pub(crate) struct Checker(BTreeMap<Reader, Reading>);
+pub(crate) struct Checker(Map<Reader, Reading>);
 
 impl Property for Checker {
     fn name(&self) -> &'static str {

@@ -4,7 +4,7 @@
 //!
 //! An observation costs a search among readers.
 
-use std::collections::BTreeMap;
+use tiderace_base::collections::Map;
 
 use super::Property;
 use crate::knowledge::Knowledge;
@@ -12,7 +12,7 @@ use crate::observation::{Kind, Observation, Reader};
 
 /// The next offset of each reader.
 #[derive(Debug, Default)]
-pub(crate) struct Checker(BTreeMap<Reader, u64>);
+pub(crate) struct Checker(Map<Reader, u64>);
 
 impl Property for Checker {
     fn name(&self) -> &'static str {

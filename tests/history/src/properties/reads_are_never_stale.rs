@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -35,7 +36,9 @@ impl Ends {
 pub(crate) struct Checker {
     ends: BTreeMap<PartitionKey, Ends>,
     staleness_ns_max: BTreeMap<u64, u64>,
-    asked: BTreeMap<Reader, u64>,
+    asked: Map<Reader, u64>,
+    /// Somebody has asked behind an acknowledgement.
+    compares: bool,
 }
 
 impl Property for Checker {
@@ -55,6 +58,10 @@ impl Property for Checker {
             Kind::NodeDied,
             Kind::LinkLost,
         ]
+    }
+
+    fn is_blind(&self) -> bool {
+        !self.compares
     }
 
     fn observe(&mut self, observation: &Observation, knowledge: &Knowledge) -> Result<(), String> {
@@ -84,6 +91,7 @@ impl Property for Checker {
                     .checked_sub(bound_ns.copied().unwrap_or(0));
                 let ends = self.ends.get(partition);
                 let least = by_ns.zip(ends).map_or(0, |(by_ns, ends)| ends.by(by_ns));
+                self.compares |= least > 0;
                 self.asked.insert(*reader, least);
             }
             Observation::Positioned {

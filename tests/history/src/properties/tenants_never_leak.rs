@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -16,7 +17,7 @@ use crate::observation::{Kind, Observation, Reader};
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     streams: BTreeMap<u64, u32>,
-    readers: BTreeMap<Reader, u32>,
+    readers: Map<Reader, u32>,
 }
 
 impl Checker {

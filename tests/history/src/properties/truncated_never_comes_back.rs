@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_base::collections::Map;
 use tiderace_base::ids::PartitionKey;
 
 use super::Property;
@@ -19,7 +20,7 @@ type Cuts = BTreeMap<u64, u32>;
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     cuts: BTreeMap<PartitionKey, Cuts>,
-    epochs: BTreeMap<Reader, u32>,
+    epochs: Map<Reader, u32>,
 }
 
 fn cut(cuts: &mut Cuts, from: u64, epoch: u32) {
@@ -52,6 +53,10 @@ impl Property for Checker {
 
     fn follows(&self) -> &'static [Kind] {
         &[Kind::PastChanged]
+    }
+
+    fn is_blind(&self) -> bool {
+        self.cuts.is_empty()
     }
 
     fn observe(&mut self, observation: &Observation, _: &Knowledge) -> Result<(), String> {
