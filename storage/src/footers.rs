@@ -52,6 +52,8 @@ pub(crate) enum Waiter {
 #[derive(Debug)]
 struct Load {
     stage: Stage,
+    /// What was read last was wrong, and is being read again: what is wrong twice is damaged.
+    is_doubted: bool,
     waiting: Vec<Waiter>,
 }
 
@@ -102,6 +104,13 @@ impl View<'_> {
     /// Whether `previous_seq` tells.
     pub(crate) fn has_links(&self) -> bool {
         matches!(self, Self::Footer(_))
+    }
+}
+
+impl Load {
+    /// Whether what was read wrong is to be read again: once.
+    fn doubts(&mut self) -> bool {
+        !core::mem::replace(&mut self.is_doubted, true)
     }
 }
 
@@ -242,6 +251,7 @@ impl Journal {
             seq,
             Load {
                 stage: Stage::FirstBlock,
+                is_doubted: false,
                 waiting: vec![waiting],
             },
         );
@@ -274,16 +284,22 @@ impl Journal {
         }
         match load.stage {
             Stage::FirstBlock => {
+                let is_absent = result == Err(DiskError::Absent);
                 let size = result
                     .ok()
                     .and_then(|block| Footer::file_bytes(&block, &life).ok())
                     .filter(|size| *size <= u64::from(u32::MAX));
-                if let Some(size) = size {
-                    load.stage = Stage::Whole;
-                    self.footers.loads.insert(seq, load);
-                    self.read_for_load(seq, file, 0, size);
-                } else {
-                    self.scan_from(seq, load.waiting, BLOCK_BYTES as u64, SegmentIndex::new());
+                match size {
+                    Some(size) => {
+                        load.stage = Stage::Whole;
+                        self.read_on(seq, load, file, 0, size);
+                    }
+                    None if !is_absent && load.doubts() => {
+                        self.read_on(seq, load, file, 0, BLOCK_BYTES as u64);
+                    }
+                    None => {
+                        self.scan_from(seq, load.waiting, BLOCK_BYTES as u64, SegmentIndex::new());
+                    }
                 }
             }
             Stage::Whole => match result.map(|bytes| Footer::decode(bytes, &life)) {
@@ -291,18 +307,38 @@ impl Journal {
                     self.stats.footers_loaded += 1;
                     self.load_ended(seq, load.waiting, Ok(footer));
                 }
+                // Its length may have been what was read wrong.
+                Ok(Err(_)) | Err(_) if load.doubts() => {
+                    load.stage = Stage::FirstBlock;
+                    self.read_on(seq, load, file, 0, BLOCK_BYTES as u64);
+                }
                 Ok(Err(_)) | Err(_) => {
                     self.scan_from(seq, load.waiting, BLOCK_BYTES as u64, SegmentIndex::new());
                 }
             },
-            Stage::Scan { at, index } => match result {
-                Ok(bytes) => self.scan_piece(seq, load.waiting, at, index, &bytes),
-                Err(error) => self.load_ended(seq, load.waiting, Err(ReadError::Disk(error))),
-            },
+            Stage::Scan { at, index } => {
+                self.scan_piece(seq, load.waiting, at, index, load.is_doubted, result);
+            }
         }
     }
 
+    fn read_on(&mut self, seq: u64, load: Load, file: JournalFile, at: u64, bytes: u64) {
+        self.footers.loads.insert(seq, load);
+        self.read_for_load(seq, file, at, bytes);
+    }
+
     fn scan_from(&mut self, seq: u64, waiting: Vec<Waiter>, at: u64, index: SegmentIndex) {
+        self.scan(seq, waiting, at, index, false);
+    }
+
+    fn scan(
+        &mut self,
+        seq: u64,
+        waiting: Vec<Waiter>,
+        at: u64,
+        index: SegmentIndex,
+        is_doubted: bool,
+    ) {
         let Some(sealed) = self.segments.get(&seq) else {
             return;
         };
@@ -324,6 +360,7 @@ impl Journal {
             seq,
             Load {
                 stage: Stage::Scan { at, index },
+                is_doubted,
                 waiting,
             },
         );
@@ -337,8 +374,14 @@ impl Journal {
         waiting: Vec<Waiter>,
         start: u64,
         mut index: SegmentIndex,
-        bytes: &Bytes,
+        is_doubted: bool,
+        result: Result<Bytes, DiskError>,
     ) {
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(_) if !is_doubted => return self.scan(seq, waiting, start, index, true),
+            Err(error) => return self.load_ended(seq, waiting, Err(ReadError::Disk(error))),
+        };
         let Some(sealed) = self.segments.get(&seq) else {
             return;
         };
@@ -370,6 +413,9 @@ impl Journal {
                 break;
             }
             done += header.chunk_bytes;
+        }
+        if done == 0 && !is_doubted {
+            return self.scan(seq, waiting, start, index, true);
         }
         if done == 0 {
             let end = row.end.distance_from(row.start).unwrap_or(0) + BLOCK_BYTES as u64;

@@ -153,6 +153,17 @@ impl Journal {
         }
     }
 
+    /// What was read was wrong, and may have led astray: forgets what it led to, and searches from the beginning.
+    fn begin_again(&mut self, id: ReadId, mut job: Job, seq: u64) {
+        self.let_go(seq);
+        if let Want::Batches { from, .. } = job.want {
+            self.reads.places.forget(job.key, from);
+        }
+        job.search = search::Search::default();
+        self.reads.jobs.insert(id, job);
+        self.go_on_reading(id, None);
+    }
+
     fn read_run(&mut self, id: ReadId, mut job: Job, run: Box<Run>) {
         let (at, bytes) = run.next_read(self.read_bytes());
         let file = JournalFile::Segment(run.file);
@@ -226,7 +237,7 @@ impl Journal {
             Waiting::Bytes(run, ..) if job.is_cancelled => self.let_go(run.seq),
             Waiting::Bytes(mut run, ..) => match result {
                 Err(error) if !matches!(error, DiskError::NotOpened(_)) && job.doubts() => {
-                    self.read_run(id, job, run);
+                    self.begin_again(id, job, run.seq);
                 }
                 Err(error) => {
                     self.let_go(run.seq);
@@ -238,9 +249,7 @@ impl Journal {
                 }
                 Ok(bytes) => match run.take(job.key, &job.want, &bytes) {
                     Outcome::More => self.read_run(id, job, run),
-                    Outcome::Damaged { .. } if !run.is_spent() && job.doubts() => {
-                        self.read_run(id, job, run);
-                    }
+                    Outcome::Damaged { .. } if job.doubts() => self.begin_again(id, job, run.seq),
                     Outcome::Damaged { at, bytes } => {
                         self.let_go(run.seq);
                         self.tell_damage(run.seq, &(at..at + bytes), None);

@@ -36,6 +36,12 @@ impl Places {
             .copied()
     }
 
+    /// The place is not to be trusted.
+    pub(crate) fn forget(&mut self, key: PartitionKey, offset: Offset) {
+        self.young.remove(&(key, offset));
+        self.old.remove(&(key, offset));
+    }
+
     pub(crate) fn remember(&mut self, key: PartitionKey, offset: Offset, place: Place) {
         if self.young.len() >= GENERATION_MAX {
             self.old = core::mem::take(&mut self.young);

@@ -15,8 +15,12 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 
 #[derive(Clone, Copy, Debug)]
 struct Part {
+    /// Where it begins, and where to read from.
+    begins_at: u64,
     start: u64,
     end: u64,
+    /// The batch that begins it has no offset before this one.
+    from: Offset,
     /// A batch of the partition at or past it is dead.
     until: Offset,
 }
@@ -32,6 +36,8 @@ pub(crate) struct Run {
     cursor: u64,
     end: u64,
     from: Offset,
+    /// The offset of the partition's next living batch, once one of the part was seen.
+    expected: Option<Offset>,
     bytes_max: usize,
     /// Where the run begins.
     first: u64,
@@ -74,6 +80,7 @@ impl Run {
             cursor: 0,
             end: 0,
             from,
+            expected: None,
             bytes_max,
             first: 0,
             needed: 0,
@@ -82,16 +89,19 @@ impl Run {
 
     /// Adds what was located; `at` skips what was read before.
     pub(crate) fn push(&mut self, located: &Located, at: Option<u64>) {
-        let start = u64::from(located.position.at);
-        let end = start + u64::from(located.position.span);
-        let start = at.filter(|at| (start..end).contains(at)).unwrap_or(start);
+        let begins_at = u64::from(located.position.at);
+        let end = begins_at + u64::from(located.position.span);
+        let start = at.filter(|at| (begins_at..end).contains(at));
+        let start = start.unwrap_or(begins_at);
         if self.parts.is_empty() {
             self.cursor = start;
             self.first = start;
         }
         self.parts.push_back(Part {
+            begins_at,
             start,
             end,
+            from: located.position.base_offset,
             until: located.until,
         });
         self.end = end;
@@ -101,11 +111,6 @@ impl Run {
     /// Where in the file what is still to be read lies.
     pub(crate) fn place(&self) -> core::ops::Range<u64> {
         self.cursor..self.end
-    }
-
-    /// Whether all parts were looked through.
-    pub(crate) fn is_spent(&self) -> bool {
-        self.parts.is_empty()
     }
 
     /// Whether another part still fits one read and is wanted.
@@ -150,6 +155,12 @@ impl Run {
                 let is_alive = header.key() == key
                     && header.entry_kind() == Ok(EntryKind::Data)
                     && header.base_offset() < part.until;
+                if self.is_astray(key, header, part, is_alive) {
+                    if batches.is_empty() {
+                        return self.damaged(part.end);
+                    }
+                    return self.batches(batches);
+                }
                 match want {
                     Want::Batches { .. } if is_alive && header.next_offset() > self.from => {
                         // The index says that the offset is here: a block of another place, whole in itself, was read.
@@ -190,6 +201,26 @@ impl Run {
             },
             Want::Time { .. } => Outcome::Nothing,
         }
+    }
+
+    /// Whether an entry, whole in itself, is not what the index says lies here: a block of another place was read. What the
+    /// index locates begins with a batch of the partition, and its living batches follow each other without a gap.
+    fn is_astray(
+        &mut self,
+        key: PartitionKey,
+        header: &BatchHeader,
+        part: Part,
+        is_alive: bool,
+    ) -> bool {
+        let begins = self.cursor == part.begins_at;
+        if begins && (header.key() != key || header.base_offset() < part.from) {
+            return true;
+        }
+        if !is_alive {
+            return false;
+        }
+        let expected = self.expected.replace(header.next_offset());
+        !begins && expected.is_some_and(|offset| offset != header.base_offset())
     }
 
     fn batches(&self, batches: Vec<Bytes>) -> Outcome {

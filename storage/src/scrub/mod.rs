@@ -44,9 +44,10 @@ enum Stage {
     },
     /// Waits for the life's footer.
     Footer { seq: u64, damaged: Vec<Range<u64>> },
-    /// In the checkpoints' parts; those still to come.
+    /// In the checkpoints' parts: one that may have been read wrong once, and those still to come.
     Parts {
         check: Option<Box<PartCheck>>,
+        doubted: bool,
         left: Vec<u64>,
     },
     /// At a copy of the superblock, which may have been read wrong once.
@@ -253,7 +254,11 @@ impl Journal {
                     let seq = *seq;
                     pass.stage = self.stage_after(pass, seq);
                 }
-                Stage::Parts { check, left } => {
+                Stage::Parts {
+                    check,
+                    doubted,
+                    left,
+                } => {
                     // A part that is not needed any more may be on its way out.
                     check.take_if(|part| !self.is_needed(part.id));
                     left.retain(|id| self.is_needed(*id));
@@ -264,7 +269,10 @@ impl Journal {
                         return true;
                     }
                     match left.pop() {
-                        Some(id) => *check = Some(Box::new(PartCheck::new(id))),
+                        Some(id) => {
+                            *check = Some(Box::new(PartCheck::new(id)));
+                            *doubted = false;
+                        }
                         None => {
                             pass.stage = Stage::Superblock {
                                 copy: 0,
@@ -301,6 +309,7 @@ impl Journal {
             Some(next) => self.segment_stage(next),
             None => Stage::Parts {
                 check: None,
+                doubted: false,
                 left: self.checkpointing.chain.needed().collect(),
             },
         }
@@ -353,12 +362,15 @@ impl Journal {
                     }
                 }
             }
-            Stage::Parts { check, .. } => {
+            Stage::Parts { check, doubted, .. } => {
                 let journal = self.superblocks.next.journal;
                 if let Some(part) = check {
                     let is_good = result.is_ok_and(|bytes| part.take(journal, &bytes).is_ok());
-                    if !is_good {
-                        let id = part.id;
+                    let id = part.id;
+                    if !is_good && !*doubted {
+                        *doubted = true;
+                        **part = PartCheck::new(id);
+                    } else if !is_good {
                         *check = None;
                         self.part_is_broken(id);
                     }

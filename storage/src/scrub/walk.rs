@@ -102,18 +102,21 @@ impl Walk {
     /// The read that [`Walk::next_read`] asked for failed: narrows down to the block, or to the chunk whose first block can
     /// be read, that cannot.
     pub(super) fn unreadable(&mut self, read_bytes: u64, end: u64, damaged: &mut Vec<Range<u64>>) {
-        if read_bytes == BLOCK && self.at == 0 {
-            damaged.push(0..BLOCK);
-            self.go_to(BLOCK, None);
-        } else if read_bytes == BLOCK {
+        let is_narrow = read_bytes == BLOCK || self.wanted == Some(read_bytes);
+        if !is_narrow {
+            self.wanted = Some(BLOCK);
+            return;
+        }
+        if self.lost_since.is_none() && !self.is_certain(read_bytes) {
+            return;
+        }
+        if read_bytes == BLOCK && self.at > 0 {
             self.lose_a_block(end, damaged);
             self.wanted = Some(BLOCK);
-        } else if self.wanted == Some(read_bytes) {
+        } else {
             self.end_loss(damaged);
             damaged.push(self.at..self.at + read_bytes);
             self.go_to(self.at + read_bytes, None);
-        } else {
-            self.wanted = Some(BLOCK);
         }
     }
 

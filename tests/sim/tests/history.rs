@@ -79,7 +79,10 @@ fn what_broke_a_run_is_found_in_its_file() {
 
 #[test]
 fn a_run_is_exported_whole() {
-    let report = run(&OneNode, 1, RECORDS);
+    let report = (0..20)
+        .map(|seed| run(&OneNode, seed, RECORDS))
+        .find(|report| report.acknowledged > 200 && report.delivered > 200)
+        .expect("most runs append and read so much");
     let (mut operations, mut transactions) =
         (porcupine::Export::default(), elle::Export::default());
     let mut reader = Reader::begin(&report.history[..]).expect("a history");

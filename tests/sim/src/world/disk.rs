@@ -86,6 +86,8 @@ pub enum Ending {
     Failed,
     /// A read ends well, with one wrong bit.
     Flipped,
+    /// A read ends well, with the bytes of another place.
+    Elsewhere,
     /// As it should, except that nothing became durable.
     Lied,
     /// There was no descriptor for the file: nothing happened.
@@ -182,7 +184,8 @@ impl File {
     }
 
     /// Power is lost: of each layer any sectors may have reached the platter, unless a later durable write covers them.
-    fn settle(&mut self, prng: &mut Prng) {
+    fn settle(&mut self, prng: &mut Prng, losses: &mut Losses) {
+        let mut earlier_is_lost = false;
         let mut layers = std::mem::take(&mut self.layers);
         if let Some(platter) = self.platter.as_mut().filter(|_| !layers.is_empty()) {
             let platter = Arc::make_mut(platter);
@@ -197,6 +200,10 @@ impl File {
                     })
                 };
                 let kept = survivors(prng, data.len().div_ceil(SECTOR_BYTES));
+                let is_lost = kept.contains(&false);
+                losses.lost_writes += u64::from(is_lost);
+                losses.reordered_writes += u64::from(earlier_is_lost && kept.contains(&true));
+                earlier_is_lost |= is_lost;
                 for (sector, kept) in kept.into_iter().enumerate() {
                     let from = sector * SECTOR_BYTES;
                     if kept && !covered(at + from) {
@@ -261,6 +268,21 @@ struct State {
     prng: Prng,
     writes: u64,
     bytes_written: u64,
+    /// What power losses did since this was asked last.
+    losses: Losses,
+}
+
+/// What a power loss took, of what it may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Losses {
+    /// Writes in flight of which a part is there.
+    pub torn_writes: u64,
+    /// Writes that had completed without being durable, and are not there, or not all of it.
+    pub lost_writes: u64,
+    /// Writes of which something is there, though an earlier one on the same file is not.
+    pub reordered_writes: u64,
+    /// Files that were being made and are not there, or were being removed and still are.
+    pub lost_entries: u64,
 }
 
 /// The power supply that all disks of a node share: it may fail in the middle of a recovery, for all of them at once.
@@ -329,6 +351,7 @@ impl SimDisk {
             prng: Prng::new(seed),
             writes: 0,
             bytes_written: 0,
+            losses: Losses::default(),
         })))
     }
 
@@ -391,20 +414,25 @@ impl SimDisk {
         Some(state.finish(op, serial, operation, ending))
     }
 
-    /// Power is lost: operations in flight and what was not synced survive in any part.
-    pub fn lose_power(&self, prng: &mut Prng) {
-        let mut state = self.0.borrow_mut();
+    /// Power is lost: operations in flight and what was not synced survive in any part. Says what was lost since it said
+    /// so last, by operations of the blocking port too.
+    pub fn lose_power(&self, prng: &mut Prng) -> Losses {
+        let mut guard = self.0.borrow_mut();
+        let state = &mut *guard;
         let operations = std::mem::take(&mut state.operations);
         for (_, (serial, operation)) in operations {
             state.interrupt(operation, serial, prng, true);
         }
+        let losses = &mut state.losses;
         state.files.retain(|_, file| {
             if file.platter.is_none() && prng.chance(1, 2) {
                 file.platter = Some(Arc::default());
             }
-            file.settle(prng);
+            file.settle(prng, losses);
+            losses.lost_entries += u64::from(file.platter.is_none());
             file.platter.is_some()
         });
+        std::mem::take(losses)
     }
 
     /// The process is killed: what it had in flight happens or does not, and nobody hears of it; the rest stays as it is,
@@ -549,7 +577,11 @@ impl State {
             Operation::Remove { file } => {
                 let result = match ending {
                     Ending::Failed => Err(DiskError::Io(EIO)),
-                    Ending::Done | Ending::Flipped | Ending::Lied | Ending::NotOpened => {
+                    Ending::Done
+                    | Ending::Flipped
+                    | Ending::Elsewhere
+                    | Ending::Lied
+                    | Ending::NotOpened => {
                         self.files.remove(&file).map(drop).ok_or(DiskError::Absent)
                     }
                 };
@@ -613,10 +645,16 @@ impl State {
         match ending {
             Ending::Failed => return Err(DiskError::Io(EIO)),
             Ending::NotOpened => return Err(DiskError::NotOpened(EMFILE)),
-            Ending::Done | Ending::Flipped | Ending::Lied => {}
+            Ending::Done | Ending::Flipped | Ending::Elsewhere | Ending::Lied => {}
         }
         let mut bytes = aligned_zeroed(len as usize);
         self.read_now(file, at, &mut bytes)?;
+        if ending == Ending::Elsewhere {
+            let seen = self.files.get(&file).ok_or(DiskError::Absent)?.seen();
+            let places = (seen.len() - bytes.len()) / BLOCK_BYTES + 1;
+            let elsewhere = self.prng.below(places as u64) * BLOCK_BYTES as u64;
+            self.read_now(file, elsewhere, &mut bytes)?;
+        }
         if ending == Ending::Flipped {
             let bit = self.prng.below(u64::from(len) * 8) as usize;
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -696,6 +734,8 @@ impl State {
                 };
                 let at = usize::try_from(at).expect("positions fit memory");
                 let kept = survivors(prng, data.len() / SECTOR_BYTES);
+                let is_torn = power && kept.contains(&true) && kept.contains(&false);
+                self.losses.torn_writes += u64::from(is_torn);
                 let mut sector = 0;
                 for run in kept.chunk_by(|a, b| a == b) {
                     let from = sector * SECTOR_BYTES;
@@ -720,8 +760,9 @@ impl State {
                 }
             }
             Operation::Prepare { file, bytes } => match prng.below(4) {
-                0 => {}
+                0 => self.losses.lost_entries += u64::from(power),
                 1 => {
+                    self.losses.lost_entries += u64::from(power);
                     self.files.remove(&file);
                 }
                 _ => {
@@ -746,6 +787,8 @@ impl State {
             Operation::Remove { file } => {
                 if prng.chance(1, 2) {
                     self.files.remove(&file);
+                } else {
+                    self.losses.lost_entries += u64::from(power);
                 }
             }
         }

@@ -5,6 +5,8 @@
 use core::fmt;
 use tiderace_base::prng::Prng;
 
+use crate::world::disk::Losses;
+
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -17,10 +19,13 @@ pub enum Fault {
     WriteError,
     /// A sync fails with EIO; any part of what it was for may be gone for good.
     SyncError,
-    /// A read fails with EIO.
+    /// A read fails with EIO. The next one of the same place does not, as with the two below: what fails again and again is
+    /// damage, which `rot` is for.
     ReadError,
     /// A read returns one wrong bit.
     ReadFlip,
+    /// A read returns the bytes of another place of its file.
+    ReadElsewhere,
     /// A write or a sync says that it is durable and is not. A lone node cannot survive it: never drawn, and set only to
     /// show that it is noticed.
     LyingDisk,
@@ -42,6 +47,16 @@ pub enum Fault {
     Kill,
     /// Power is lost in the middle of a recovery.
     PowerLossInRecovery,
+    /// The process is killed in the middle of a recovery.
+    KillInRecovery,
+    /// A power loss leaves some sectors of a write that was in flight, and not the others.
+    TornWrite,
+    /// A power loss takes back a write that had completed without a sync, or a part of it.
+    LostWrite,
+    /// A power loss leaves a write and takes back an earlier one.
+    ReorderedWrites,
+    /// A power loss takes back the making of a file, or its removal.
+    LostEntry,
     /// The node's process ends because it said `Fatal`.
     FatalExit,
     /// An operator asks for an orderly stop.
@@ -52,17 +67,22 @@ pub enum Fault {
     WallJump,
     /// Receive buffers run out because the machine holds them.
     BuffersHeld,
+    /// No descriptor is left to accept a connection with: it waits where the kernel keeps it.
+    AcceptWaits,
+    /// A client takes nothing out of its socket for a while.
+    SlowConsumer,
 }
 
 impl Fault {
     /// Every kind, in the order of the summary.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 29] = [
         Self::DiskSlow,
         Self::DiskStall,
         Self::WriteError,
         Self::SyncError,
         Self::ReadError,
         Self::ReadFlip,
+        Self::ReadElsewhere,
         Self::LyingDisk,
         Self::DiskFull,
         Self::NotOpened,
@@ -73,17 +93,24 @@ impl Fault {
         Self::PowerLoss,
         Self::Kill,
         Self::PowerLossInRecovery,
+        Self::KillInRecovery,
+        Self::TornWrite,
+        Self::LostWrite,
+        Self::ReorderedWrites,
+        Self::LostEntry,
         Self::FatalExit,
         Self::OrderlyStop,
         Self::Pause,
         Self::WallJump,
         Self::BuffersHeld,
+        Self::AcceptWaits,
+        Self::SlowConsumer,
     ];
 
     /// Whether a lone node has to survive it: then it is drawn, or follows from what is.
     #[must_use]
     pub const fn is_survivable(self) -> bool {
-        !matches!(self, Self::ReadError | Self::ReadFlip | Self::LyingDisk)
+        !matches!(self, Self::LyingDisk)
     }
 
     /// The kind's name in the summary.
@@ -96,6 +123,7 @@ impl Fault {
             Self::SyncError => "sync_error",
             Self::ReadError => "read_error",
             Self::ReadFlip => "read_flip",
+            Self::ReadElsewhere => "read_elsewhere",
             Self::LyingDisk => "lying_disk",
             Self::DiskFull => "disk_full",
             Self::NotOpened => "not_opened",
@@ -106,11 +134,18 @@ impl Fault {
             Self::PowerLoss => "power_loss",
             Self::Kill => "kill",
             Self::PowerLossInRecovery => "power_loss_in_recovery",
+            Self::KillInRecovery => "kill_in_recovery",
+            Self::TornWrite => "torn_write",
+            Self::LostWrite => "lost_write",
+            Self::ReorderedWrites => "reordered_writes",
+            Self::LostEntry => "lost_entry",
             Self::FatalExit => "fatal_exit",
             Self::OrderlyStop => "orderly_stop",
             Self::Pause => "pause",
             Self::WallJump => "wall_jump",
             Self::BuffersHeld => "buffers_held",
+            Self::AcceptWaits => "accept_waits",
+            Self::SlowConsumer => "slow_consumer",
         }
     }
 }
@@ -173,7 +208,7 @@ impl Faults {
     }
 
     /// A mixture. An opportunity is one operation for the disk's faults, one segment or one send for the network's, one
-    /// turn for `Pause`, one start for `PowerLossInRecovery`, and one draw of the disturber, a few in each simulated
+    /// turn for `Pause`, one start for what happens in a recovery, one connection for `AcceptWaits`, and one draw of the disturber, a few in each simulated
     /// second, for what happens to a whole node.
     #[must_use]
     pub fn draw(prng: &mut Prng) -> Self {
@@ -200,6 +235,11 @@ impl Faults {
         maybe(Fault::Pause, 3, 5_000);
         maybe(Fault::WallJump, 3, 300_000);
         maybe(Fault::NotOpened, 3, 200_000);
+        maybe(Fault::ReadError, 2, 50_000);
+        maybe(Fault::ReadFlip, 2, 50_000);
+        maybe(Fault::ReadElsewhere, 2, 50_000);
+        maybe(Fault::KillInRecovery, 3, 500_000);
+        maybe(Fault::AcceptWaits, 2, 300_000);
         faults
     }
 
@@ -237,6 +277,19 @@ impl Faults {
     /// Counts a fault that happened without being drawn.
     pub fn note(&mut self, fault: Fault) {
         self.fired.0[fault as usize] += 1;
+    }
+
+    /// Counts what a power loss did.
+    pub fn note_losses(&mut self, losses: Losses) {
+        let counts = [
+            (Fault::TornWrite, losses.torn_writes),
+            (Fault::LostWrite, losses.lost_writes),
+            (Fault::ReorderedWrites, losses.reordered_writes),
+            (Fault::LostEntry, losses.lost_entries),
+        ];
+        for (fault, count) in counts {
+            self.fired.0[fault as usize] += count;
+        }
     }
 
     /// The end of the safety phase: from now on nothing goes wrong.

@@ -592,6 +592,10 @@ impl Network {
             }
             return;
         }
+        if faults.fires(Fault::AcceptWaits, prng) {
+            let wait_ns = prng.range(1_000_000, 300_000_000);
+            return out.push(Output::Later(wait_ns, id, Step::Accept));
+        }
         link.node_end = NodeEnd::Open;
         link.dribbles = faults.fires(Fault::Dribble, prng);
         let machine = link.machine;

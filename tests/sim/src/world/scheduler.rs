@@ -9,7 +9,9 @@ mod lifecycle;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Range;
 
+use tiderace_base::disk::JournalFile;
 use tiderace_base::mesh::Peer;
 use tiderace_base::operation::{Event, Machine, OpId};
 use tiderace_base::prng::Prng;
@@ -20,7 +22,7 @@ use crate::history::format::Writer;
 use crate::history::{Judge, Observation};
 use crate::world::clock::Clock;
 use crate::world::disk::{Ending, Power, SimDisk};
-use crate::world::faults::Faults;
+use crate::world::faults::{Fault, Faults};
 use crate::world::mesh::Mesh;
 use crate::world::network::{self, Network, ReceiveBuffers};
 use crate::world::trace::Trace;
@@ -114,6 +116,8 @@ struct Seat {
     serving: bool,
     stopped: bool,
     stalled_until_ns: u64,
+    /// The last reads that went wrong, where the next ones do not.
+    reads_gone_wrong: VecDeque<(JournalFile, Range<u64>)>,
 }
 
 struct Node {
@@ -224,6 +228,7 @@ impl World {
                 serving: false,
                 stopped: false,
                 stalled_until_ns: 0,
+                reads_gone_wrong: VecDeque::new(),
             })
             .collect();
         self.machines
@@ -333,7 +338,7 @@ impl World {
 
     /// Every node.
     #[must_use]
-    pub fn nodes(&self) -> std::ops::Range<u16> {
+    pub fn nodes(&self) -> Range<u16> {
         0..u16::try_from(self.nodes.len()).expect("nodes are few")
     }
 
@@ -624,7 +629,12 @@ impl World {
                 }
                 Request::Send(link, bytes) => self.network.client_sends(link, bytes, prng, out),
                 Request::End(link) => self.network.client_ends(link, prng, out),
-                Request::Reads(link, reads) => self.network.client_reads(link, reads, prng, out),
+                Request::Reads(link, reads) => {
+                    if !reads && self.faults.active() {
+                        self.faults.note(Fault::SlowConsumer);
+                    }
+                    self.network.client_reads(link, reads, prng, out);
+                }
                 Request::Close(link, politely) => {
                     self.network.client_closes(link, politely, prng, out);
                 }

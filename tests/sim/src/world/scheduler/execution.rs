@@ -1,6 +1,9 @@
 //! A machine's turn, as its driver runs it, and what becomes of its effects: operations of its disk, of the network, the
 //! mesh and the clock. A node may die between any two of them.
 
+use std::ops::Range;
+
+use tiderace_base::disk::JournalFile;
 use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, OpId};
 
@@ -9,6 +12,9 @@ use crate::world::MachineId;
 use crate::world::disk::{Ending, Operation};
 use crate::world::faults::Fault;
 use crate::world::mesh::Notice;
+
+/// Places of reads that went wrong and are spared: more than are under way together.
+const READS_GONE_WRONG_MAX: usize = 16;
 
 impl World {
     /// A turn of a machine, as its driver runs it.
@@ -90,13 +96,7 @@ impl World {
             }
             Effect::Read { op, file, at, len } => {
                 let span = 60_000 + u64::from(len) / 4;
-                self.submit(
-                    id,
-                    op,
-                    Operation::Read { file, at, len },
-                    span,
-                    Some(Fault::ReadError),
-                );
+                self.submit(id, op, Operation::Read { file, at, len }, span, None);
             }
             Effect::Sync { op, file } => {
                 self.submit(
@@ -218,11 +218,10 @@ impl World {
                 && self.faults.fires(Fault::LyingDisk, &mut self.prng)
             {
                 ending = Ending::Lied;
-            } else if fault == Fault::ReadError
-                && self.faults.fires(Fault::ReadFlip, &mut self.prng)
-            {
-                ending = Ending::Flipped;
             }
+        }
+        if let Operation::Read { file, at, len } = operation {
+            ending = self.read_ending(id, file, at..at + u64::from(len));
         }
         let opens = matches!(
             operation,
@@ -231,7 +230,8 @@ impl World {
         if opens && ending == Ending::Done && self.faults.fires(Fault::NotOpened, &mut self.prng) {
             ending = Ending::NotOpened;
         }
-        if matches!(ending, Ending::Failed | Ending::Flipped) {
+        // A read that fails is no reason to end.
+        if ending == Ending::Failed && error.is_some() {
             self.node(id.node).has_cause = true;
         }
         let mut delay_ns = self.prng.range(span_ns / 2, span_ns * 2);
@@ -247,6 +247,33 @@ impl World {
         seat.disk.submit(op, operation);
         let incarnation = self.node(id.node).incarnation;
         self.push(delay_ns, Happening::Disk(id, incarnation, op, ending));
+    }
+
+    /// How a read ends. Where one went wrong of late, none does.
+    fn read_ending(&mut self, id: MachineId, file: JournalFile, place: Range<u64>) -> Ending {
+        let seat = &self.nodes[usize::from(id.node)].seats[usize::from(id.machine)];
+        let is_spared = |(of, gone_wrong): &(JournalFile, Range<u64>)| {
+            *of == file && gone_wrong.start < place.end && place.start < gone_wrong.end
+        };
+        if seat.reads_gone_wrong.iter().any(is_spared) {
+            return Ending::Done;
+        }
+        let kinds = [
+            (Fault::ReadError, Ending::Failed),
+            (Fault::ReadFlip, Ending::Flipped),
+            (Fault::ReadElsewhere, Ending::Elsewhere),
+        ];
+        for (fault, ending) in kinds {
+            if self.faults.fires(fault, &mut self.prng) {
+                let gone_wrong = &mut self.seat(id).reads_gone_wrong;
+                gone_wrong.push_back((file, place));
+                if gone_wrong.len() > READS_GONE_WRONG_MAX {
+                    gone_wrong.pop_front();
+                }
+                return ending;
+            }
+        }
+        Ending::Done
     }
 
     pub(super) fn peer(&self, node: u16, peer: Peer) -> MachineId {

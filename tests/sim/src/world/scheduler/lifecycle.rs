@@ -93,7 +93,9 @@ impl World {
             seat.stalled_until_ns = 0;
             seat.buffers = ReceiveBuffers::new(self.receive_buffers);
             match death {
-                Death::Power => seat.disk.lose_power(&mut self.prng),
+                Death::Power => self
+                    .faults
+                    .note_losses(seat.disk.lose_power(&mut self.prng)),
                 Death::Kill | Death::Exit => seat.disk.kill(&mut self.prng),
             }
         }
@@ -118,7 +120,8 @@ impl World {
         let will_fail = self
             .faults
             .is_drawn(Fault::PowerLossInRecovery, &mut self.prng);
-        let operations = will_fail.then(|| self.prng.below(30));
+        let kills = !will_fail && self.faults.is_drawn(Fault::KillInRecovery, &mut self.prng);
+        let operations = (will_fail || kills).then(|| self.prng.below(30));
         let now: Now = self.node(node).clock.clone().read(self.now_ns);
         let state = self.node(node);
         state.power.fail_after(operations);
@@ -146,13 +149,17 @@ impl World {
                 return;
             }
             Ok(_) | Err(_) => {
-                for disk in &disks {
-                    disk.lose_power(&mut self.prng);
-                }
-                self.faults.note(Fault::PowerLossInRecovery);
                 self.counts.crashes += 1;
-                let now_ns = self.now_ns;
-                self.node(node).clock.power_cycled(now_ns);
+                if kills {
+                    self.faults.note(Fault::KillInRecovery);
+                } else {
+                    for disk in &disks {
+                        self.faults.note_losses(disk.lose_power(&mut self.prng));
+                    }
+                    self.faults.note(Fault::PowerLossInRecovery);
+                    let now_ns = self.now_ns;
+                    self.node(node).clock.power_cycled(now_ns);
+                }
                 let pause_ns = self.prng.range(200_000, 50_000_000);
                 self.push(pause_ns, Happening::Start(node));
                 return;
