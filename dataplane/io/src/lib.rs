@@ -16,6 +16,8 @@ mod directory;
 mod driver;
 pub mod entropy;
 mod files;
+#[cfg(test)]
+mod interleavings;
 mod large_pages;
 mod listener;
 mod mesh;
@@ -30,9 +32,13 @@ mod ring;
 mod secure;
 mod sending;
 mod slab;
+mod sleeping;
 mod sockets;
 mod spsc;
+#[cfg(test)]
+mod spsc_tests;
 mod start;
+mod sync;
 mod syscall;
 mod tls;
 mod waker;

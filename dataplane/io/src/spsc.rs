@@ -4,10 +4,9 @@
 //! Invariant: places `head..tail` hold values and belong to the taker, all others are empty and belong to the giver. A
 //! place changes hands by the release store of the index that the other side loads with acquire.
 
-use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+
+use super::sync::{Arc, AtomicBool, AtomicUsize, Ordering, UnsafeCell, fence};
 
 /// Two lines, because the neighbour is prefetched.
 #[repr(align(128))]
@@ -28,18 +27,20 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 unsafe impl<T: Send> Send for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn place(&self, index: usize) -> *mut MaybeUninit<T> {
-        self.places[index & (self.places.len() - 1)].get()
+    fn place(&self, index: usize) -> &UnsafeCell<MaybeUninit<T>> {
+        &self.places[index & (self.places.len() - 1)]
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let tail = *self.tail.0.get_mut();
-        let mut head = *self.head.0.get_mut();
+        // The last owner sees what the others did before they let go.
+        let tail = self.tail.0.load(Ordering::Relaxed);
+        let mut head = self.head.0.load(Ordering::Relaxed);
         while head != tail {
             // SAFETY: both sides are gone; `head..tail` hold values, each dropped once.
-            unsafe { (*self.place(head)).assume_init_drop() };
+            self.place(head)
+                .with_mut(|place| unsafe { (*place).assume_init_drop() });
             head = head.wrapping_add(1);
         }
     }
@@ -94,7 +95,9 @@ impl<T: Send> Giver<T> {
             }
         }
         // SAFETY: the place lies outside `head..tail`, so it is empty and the giver's until the tail is stored.
-        unsafe { (*self.shared.place(self.tail)).write(value) };
+        self.shared.place(self.tail).with_mut(|place| unsafe {
+            (*place).write(value);
+        });
         self.tail = self.tail.wrapping_add(1);
         self.shared.tail.0.store(self.tail, Ordering::Release);
         Ok(())
@@ -119,9 +122,10 @@ impl<T: Send> Taker<T> {
                 return None;
             }
         }
+        let place = self.shared.place(self.head);
         // SAFETY: the place lies inside `head..tail`, so it holds a value, which is moved out once because the head
         // passes it now.
-        let value = unsafe { (*self.shared.place(self.head)).assume_init_read() };
+        let value = place.with_mut(|place| unsafe { (*place).assume_init_read() });
         self.head = self.head.wrapping_add(1);
         self.shared.head.0.store(self.head, Ordering::Release);
         Some(value)
@@ -149,66 +153,5 @@ impl<T> std::fmt::Debug for Giver<T> {
 impl<T> std::fmt::Debug for Taker<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Taker").field("head", &self.head).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_queue_hands_the_value_back_and_says_when_there_is_room() {
-        let (mut giver, mut taker) = queue(2);
-        assert_eq!(giver.push(1), Ok(()));
-        assert_eq!(giver.push(2), Ok(()));
-        assert_eq!(giver.push(3), Err(3));
-        assert!(!taker.giver_waits());
-        assert!(!giver.wait_for_room());
-        assert_eq!(taker.pop(), Some(1));
-        assert!(taker.giver_waits());
-        assert!(!taker.giver_waits());
-        assert_eq!(giver.push(3), Ok(()));
-        assert_eq!(
-            (taker.pop(), taker.pop(), taker.pop()),
-            (Some(2), Some(3), None)
-        );
-        assert!(taker.is_empty());
-    }
-
-    #[test]
-    fn order_is_kept_between_two_threads() {
-        const COUNT: u64 = 200_000;
-        let (mut giver, mut taker) = queue(64);
-        let other = std::thread::spawn(move || {
-            for number in 0..COUNT {
-                let mut value = Box::new(number);
-                while let Err(back) = giver.push(value) {
-                    value = back;
-                    std::thread::yield_now();
-                }
-            }
-        });
-        for expected in 0..COUNT {
-            let value = loop {
-                match taker.pop() {
-                    Some(value) => break value,
-                    None => std::thread::yield_now(),
-                }
-            };
-            assert_eq!(*value, expected);
-        }
-        other.join().expect("the giver only pushes");
-    }
-
-    #[test]
-    fn what_nobody_took_is_dropped_once() {
-        let counted = Arc::new(());
-        let (mut giver, mut taker) = queue(8);
-        for _ in 0..5 {
-            giver.push(Arc::clone(&counted)).expect("room for eight");
-        }
-        drop(taker.pop());
-        drop((giver, taker));
-        assert_eq!(Arc::strong_count(&counted), 1);
     }
 }

@@ -1,22 +1,19 @@
 //! Waking a thread that sleeps in its ring. The sleeper's ring polls an eventfd; whoever has published something for it
 //! writes there, but only while the sleeper really sleeps: a wake-up costs 9 us from idle, a flag costs nothing.
-//!
-//! No wake-up is lost. The publisher stores what it has to say (P1), fences, then loads `sleeping` (P2). The sleeper
-//! stores `sleeping` (S1), fences, then looks at everything that may have been published (S2), and sleeps only when it
-//! found nothing. Both fences are sequentially consistent, so one of them comes first: if the publisher's does, S2 sees
-//! P1 and the sleeper stays awake; if the sleeper's does, P2 sees S1 and the eventfd is written, which the ring reports
-//! whenever it is looked at next. Of several publishers the one that swaps the flag back writes; the rest need not.
+//! Why no wake-up is lost: `sleeping`; a write to the eventfd is reported whenever the ring is looked at next.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sleeping::Sleeping;
 
 /// The shared half of a driver.
 #[derive(Debug)]
 pub(crate) struct Waker {
     eventfd: OwnedFd,
-    sleeping: AtomicBool,
+    sleeping: Sleeping,
     stop_asked: AtomicBool,
 }
 
@@ -29,7 +26,7 @@ impl Waker {
         Ok(Arc::new(Self {
             // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
             eventfd: unsafe { OwnedFd::from_raw_fd(fd) },
-            sleeping: AtomicBool::new(false),
+            sleeping: Sleeping::new(),
             stop_asked: AtomicBool::new(false),
         }))
     }
@@ -41,8 +38,7 @@ impl Waker {
 
     /// Publisher: called after publishing. Async-signal-safe.
     pub(crate) fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+        if self.sleeping.must_wake() {
             let one = 1_u64;
             // SAFETY: the pointer and the length describe `one`. The result does not matter: the only failure is a
             // counter at its end, and a counter that is not zero has been reported already.
@@ -52,13 +48,12 @@ impl Waker {
 
     /// Sleeper: says that it will sleep. What was published must be looked at after this and before sleeping.
     pub(crate) fn prepare_sleep(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.sleeping.prepare_sleep();
     }
 
     /// Sleeper: is awake again.
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.sleeping.awake();
     }
 
     /// Whether a stop was asked for.

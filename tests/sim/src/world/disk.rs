@@ -4,7 +4,7 @@
 //! misaligned writes, overlapping writes in flight, operations on a file that is being prepared or removed.
 //! Invariant: a durable completion is never taken back; anything less may be lost in any part and any order.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,10 @@ use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::{Event, OpId};
 use tiderace_base::prng::Prng;
 use tiderace_base::region::aligned_zeroed;
+
+mod power;
+
+pub use power::Power;
 
 /// The unit in which a write tears.
 pub const SECTOR_BYTES: usize = 512;
@@ -283,45 +287,6 @@ pub struct Losses {
     pub reordered_writes: u64,
     /// Files that were being made and are not there, or were being removed and still are.
     pub lost_entries: u64,
-}
-
-/// The power supply that all disks of a node share: it may fail in the middle of a recovery, for all of them at once.
-#[derive(Clone, Debug, Default)]
-pub struct Power(Rc<Cell<Supply>>);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Supply {
-    /// How many more operations of the blocking port succeed before power is lost; `None`: it will not be.
-    operations_left: Option<u64>,
-    lost: bool,
-}
-
-impl Power {
-    /// Power will be lost in the middle of the blocking port's operation after this many more; `None`: not at all.
-    pub fn fail_after(&self, operations: Option<u64>) {
-        self.0.set(Supply {
-            operations_left: operations,
-            lost: false,
-        });
-    }
-
-    /// Whether it was lost.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.0.get().lost
-    }
-
-    /// One operation is done. False: power is lost in the middle of it.
-    fn spend(&self) -> bool {
-        let mut supply = self.0.get();
-        match &mut supply.operations_left {
-            Some(0) => supply.lost = true,
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        self.0.set(supply);
-        !supply.lost
-    }
 }
 
 /// A journal's directory. Clones are handles to the same one: the world keeps one, recovery gets another.
