@@ -2,6 +2,11 @@
 //! input of a file. What breaks is written to a file, with the command that runs it again.
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool: its output is what it is for"
+)]
 
 use std::panic::catch_unwind;
 use std::path::PathBuf;
