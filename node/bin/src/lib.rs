@@ -14,6 +14,7 @@ mod demo;
 mod directory;
 mod exit;
 mod health;
+pub mod hostile;
 mod input;
 mod listen;
 mod logging;

@@ -60,6 +60,9 @@ pub const TARGETS: &[Target] = &[
     targets::client::TARGET,
     targets::journal::TARGET,
     targets::history::TARGET,
+    targets::config::TARGET,
+    targets::records::TARGET,
+    targets::units::TARGET,
 ];
 
 /// The target of this name.

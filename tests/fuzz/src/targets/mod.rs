@@ -4,10 +4,13 @@
 pub mod batch;
 pub mod body;
 pub mod client;
+pub mod config;
 pub mod frame;
 pub mod history;
 pub mod journal;
+pub mod records;
 mod scribe;
 pub mod section;
 pub mod server;
 pub mod stream;
+pub mod units;
