@@ -20,15 +20,14 @@ pub fn config(text: &str) -> Result<(Vec<String>, String), String> {
     Ok((settings.texts(), settings.print()))
 }
 
-/// Records of an input of `produce`: their keys and values.
+/// A record's key and value.
+pub type Record = (Option<Vec<u8>>, Vec<u8>);
+
+/// Records of an input of `produce`.
 ///
 /// # Errors
 /// The line that cannot be understood, from 1, and why.
-pub fn records(
-    bytes: &[u8],
-    name: &str,
-    key: Option<&str>,
-) -> Result<Vec<(Option<Vec<u8>>, Vec<u8>)>, (u64, String)> {
+pub fn records(bytes: &[u8], name: &str, key: Option<&str>) -> Result<Vec<Record>, (u64, String)> {
     let format = Format::of_name(Path::new(name));
     let mut reader = Reader::new(bytes, format, key.map(str::to_owned));
     let mut records = Vec::new();
