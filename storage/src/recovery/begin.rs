@@ -101,6 +101,12 @@ impl Beginning {
         let is_whole =
             |file: u32| directory.bytes(JournalFile::Segment(file)) == settings.segment_bytes;
         let kept: BTreeSet<u32> = self.sealed.values().map(|it| it.row.file).collect();
+        // Begun, and nothing came of it. A checkpoint may tell of an earlier life there, which had been released. J-7
+        let in_vain = self.superblock.recent.iter();
+        let in_vain = in_vain.filter(|it| !self.sealed.contains_key(&it.seq));
+        let in_vain = in_vain.map(|it| it.file);
+        self.dropped
+            .extend(in_vain.filter(|file| !kept.contains(file)));
         let mut free: Vec<u32> = self
             .superblock
             .free

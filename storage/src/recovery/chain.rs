@@ -213,10 +213,15 @@ pub(crate) fn older_segments(
     let mut taken: BTreeSet<u32> = superblock.free.iter().copied().collect();
     taken.extend(links.iter().map(|link| link.file));
     let first = links[0].header.seq;
+    // A life whose header never came, or came in part, was begun all the same: its file had been released before.
+    let is_overtaken = |seq: u64, file: u32| {
+        let mut recent = superblock.recent.iter();
+        recent.any(|recent| recent.file == file && recent.seq > seq)
+    };
     let mut alive = BTreeMap::new();
     for (seq, row) in rows.iter().rev() {
         let is_older = *seq < first && row.end <= covers;
-        if !is_older || !taken.insert(row.file) {
+        if !is_older || is_overtaken(*seq, row.file) || !taken.insert(row.file) {
             continue;
         }
         let name = JournalFile::Segment(row.file);

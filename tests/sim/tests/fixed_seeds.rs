@@ -47,6 +47,26 @@ fn fixed_seeds_break_no_property_and_are_the_same_twice() {
     }
 }
 
+/// What once broke something, each with what it was.
+const KEPT: [(u64, &str); 2] = [
+    (
+        2,
+        "one failed read of a file of one block was told as damage",
+    ),
+    (
+        253_670,
+        "a file that was begun anew and torn, twice not recovered: the life before was taken for kept",
+    ),
+];
+
+#[test]
+fn seeds_that_broke_something_do_not() {
+    for (seed, what) in KEPT {
+        let report = run(&OneNode, seed, Options::default());
+        assert_eq!(report.violation, None, "seed {seed}: {what}");
+    }
+}
+
 /// The same node on disks that do not keep what they promise.
 struct OnLyingDisks;
 
