@@ -9,6 +9,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
+use tiderace_base::ids::PartitionKey;
 
 /// The history of one stream.
 #[derive(Debug)]
@@ -62,7 +63,25 @@ impl Chronicle {
 
     /// Something was seen.
     pub fn saw(&self, observation: &Observation) {
+        Self::note(&mut self.lock(), observation);
+    }
+
+    /// A reader has read everything below `end`. False, and nothing is noted: something behind that is acknowledged already.
+    pub fn read_through(&self, reader: Reader, partition: PartitionKey, end: u64) -> bool {
         let inner = &mut *self.lock();
+        let is_whole = inner.acked[partition.partition.get() as usize] <= end;
+        if is_whole {
+            let observation = Observation::ReadThrough {
+                reader,
+                partition,
+                end,
+            };
+            Self::note(inner, &observation);
+        }
+        is_whole
+    }
+
+    fn note(inner: &mut Inner, observation: &Observation) {
         let at_ns = u64::try_from(inner.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         inner.judge.observe(at_ns, observation);
         inner

@@ -19,8 +19,8 @@ use tiderace_base::checksum::crc32c;
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::prng::Prng;
 use tiderace_client::{
-    AckFuture, Backoff, Batch, Client, Consumer, Durability, From, Item, Offset, Options, PartitionIndex,
-    Producer, ProducerOptions, Record, Stream, StreamOptions,
+    AckFuture, Backoff, Batch, Client, Consumer, Durability, From, Item, Offset, Options,
+    PartitionIndex, Producer, ProducerOptions, Record, Stream, StreamOptions,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
@@ -251,13 +251,7 @@ fn asked(chronicle: &Chronicle, reader: Reader, partition: PartitionKey) {
     chronicle.saw(&Observation::Asked { reader, partition });
 }
 
-fn positioned(
-    chronicle: &Chronicle,
-    reader: Reader,
-    partition: PartitionKey,
-    next: u64,
-    end: u64,
-) {
+fn positioned(chronicle: &Chronicle, reader: Reader, partition: PartitionKey, next: u64, end: u64) {
     chronicle.saw(&Observation::Positioned {
         reader,
         partition,
@@ -292,27 +286,20 @@ async fn read(
             break ends;
         }
     };
-    for ((reader, partition), (start, end)) in
-        readers.iter().zip(0..).zip(starts.iter().zip(&ends))
+    for ((reader, partition), (start, end)) in readers.iter().zip(0..).zip(starts.iter().zip(&ends))
     {
         let key = key(stream, partition);
         positioned(chronicle, *reader, key, *start, *end);
         let begin = client.subscribe(path, From::Offset(Offset::new(*start)));
         let mut consumer = begin.partition(key.partition).start();
         let mut next = *start;
-        while next < *end {
+        // Everything is read when nothing behind it was acknowledged meanwhile.
+        while next < *end || (all && !chronicle.read_through(*reader, key, next)) {
             let item = consumer.next().await.expect("the client is open");
             let Some(batch) = wanted(chronicle, item) else {
                 return ends;
             };
             next = delivered(chronicle, *reader, key, &batch, next);
-        }
-        if all {
-            chronicle.saw(&Observation::ReadThrough {
-                reader: *reader,
-                partition: key,
-                end: next,
-            });
         }
     }
     ends

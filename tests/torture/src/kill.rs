@@ -91,7 +91,15 @@ fn torture(plan: &Plan, at: &AtomicU64, tell: &(dyn Fn(&str) + Sync)) -> Summary
             Era::begin(&runtime, setup.server, number, history)
         });
         let moment = Moment::drawn(&mut prng);
-        node = one(&setup, &runtime, node, load, moment, &mut prng, &mut summary);
+        node = one(
+            &setup,
+            &runtime,
+            node,
+            load,
+            moment,
+            &mut prng,
+            &mut summary,
+        );
         let whole = cycle % WHOLE_EVERY == WHOLE_EVERY - 1;
         let read = load.verify(&runtime, whole);
         summary.add("records read back", read);

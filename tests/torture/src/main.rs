@@ -96,7 +96,10 @@ fn one(name: &str, run: Run, cycles: &Cycles) -> u8 {
         }
         Err(Failure::Violated(violation)) => {
             let (seed, cycle) = (plan.seed, violation.cycle);
-            eprintln!("{name}: VIOLATED in cycle {cycle} of seed {seed}: {}", violation.what);
+            eprintln!(
+                "{name}: VIOLATED in cycle {cycle} of seed {seed}: {}",
+                violation.what
+            );
             eprintln!("again: torture {name} --seed {seed} --cycle {cycle}");
             1
         }
