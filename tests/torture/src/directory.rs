@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    /// Reads one. What is as it was in `like` takes no memory of its own.
+    /// Reads one. What is as it was in `like` takes no memory of its own; what a node that runs removes meanwhile is not there.
     ///
     /// # Panics
     /// When it cannot be read.
@@ -38,7 +39,11 @@ impl Directory {
             if IDLE.iter().any(|idle| path.ends_with(idle)) {
                 continue;
             }
-            let bytes = fs::read(&path).expect("a file of ours");
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => panic!("{}: {error}", path.display()),
+            };
             let known = like.and_then(|like| like.files.get(&name));
             let bytes = match known.filter(|known| ***known == bytes) {
                 Some(known) => Arc::clone(known),
@@ -60,10 +65,7 @@ impl Directory {
             fs::create_dir_all(folder).expect("a directory of ours");
             let file = File::create(&path).expect("a file of ours");
             file.set_len(bytes.len() as u64).expect("a length");
-            for (piece, at) in bytes
-                .chunks(PIECE_BYTES)
-                .zip((0..).step_by(PIECE_BYTES))
-            {
+            for (piece, at) in bytes.chunks(PIECE_BYTES).zip((0..).step_by(PIECE_BYTES)) {
                 if piece.iter().any(|byte| *byte != 0) {
                     file.write_all_at(piece, at).expect("there is room");
                 }

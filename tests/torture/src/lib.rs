@@ -13,6 +13,11 @@
 
 pub mod chronicle;
 pub mod cycles;
+pub mod damage;
+pub mod directory;
 pub mod era;
 pub mod kill;
+pub mod oracle;
+pub mod served;
+pub mod settled;
 pub mod stop;

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::Instant;
 use torture::cycles::{Failure, Plan, Summary};
-use torture::{kill, stop};
+use torture::{damage, kill, stop};
 
 /// Treats real nodes badly, in thousands of seeded cycles, and knows what has to come of each.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ enum Torture {
     Kill(Cycles),
     /// SIGSTOP and SIGCONT under load.
     Stop(Cycles),
+    /// One random damage to a settled directory, with the exact outcome told beforehand.
+    Damage(Cycles),
     /// Each of the others, one after the other.
     All(Cycles),
 }
@@ -54,12 +56,17 @@ struct Cycles {
 
 type Run = fn(&Plan, &(dyn Fn(&str) + Sync)) -> Result<Summary, Failure>;
 
-const ALL: [(&str, Run); 2] = [("kill", kill::run), ("stop", stop::run)];
+const ALL: [(&str, Run); 3] = [
+    ("kill", kill::run),
+    ("stop", stop::run),
+    ("damage", damage::run),
+];
 
 fn main() -> ExitCode {
     let (wanted, cycles) = match Arguments::parse().torture {
         Torture::Kill(cycles) => (Some("kill"), cycles),
         Torture::Stop(cycles) => (Some("stop"), cycles),
+        Torture::Damage(cycles) => (Some("damage"), cycles),
         Torture::All(cycles) => (None, cycles),
     };
     let chosen = ALL

@@ -110,7 +110,8 @@ impl Copy {
         let before_free = count(136) * 32 + count(140) * 32 + count(144) * 24;
         let before_free = before_free + count(148) * MARK_BYTES;
         let free = body.get(before_free..before_free + count(152) * 4)?;
-        let reference = |at| (u64_at(header, at) != 0).then(|| (u64_at(header, at), u64_at(header, at + 8)));
+        let reference =
+            |at| (u64_at(header, at) != 0).then(|| (u64_at(header, at), u64_at(header, at + 8)));
         Some(Self::Valid(Superblock {
             generation,
             journal: u64_at(header, 24),
@@ -214,14 +215,16 @@ impl ChunkHeader {
     #[must_use]
     pub fn of(file: &[u8], at: usize, journal: u64, salt: u64) -> Option<Self> {
         let first = file.get(at..at + BLOCK)?;
-        let mut unsealed = first.to_vec();
-        unsealed.drain(124..128);
-        let holds = &first[..4] == b"TRC1"
+        let is_of_life = &first[..4] == b"TRC1"
             && u16_at(first, 4) == 1
             && u64_at(first, 8) == journal
-            && u64_at(first, 16) == salt
-            && u32_at(first, 124) == crc32c(&unsealed);
-        if !holds {
+            && u64_at(first, 16) == salt;
+        if !is_of_life {
+            return None;
+        }
+        let mut unsealed = first.to_vec();
+        unsealed.drain(124..128);
+        if u32_at(first, 124) != crc32c(&unsealed) {
             return None;
         }
         let header = Self {
