@@ -308,6 +308,12 @@ impl Node {
         self.log.wait_for(RUNS).is_some()
     }
 
+    /// Whether it has said so already.
+    #[must_use]
+    pub fn has_said_that_it_runs(&self) -> bool {
+        self.log.so_far().contains(RUNS)
+    }
+
     /// Waits for a line of its log that holds `text`. False: it ended before.
     #[must_use]
     pub fn says(&self, text: &str) -> bool {

@@ -30,7 +30,7 @@ use crate::knowledge::Knowledge;
 use crate::observation::{Kind, Observation};
 
 /// Something that must hold in every history.
-pub(crate) trait Property {
+pub(crate) trait Property: Send {
     /// Its name, which is that of its file.
     fn name(&self) -> &'static str;
 
