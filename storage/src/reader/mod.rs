@@ -57,14 +57,21 @@ pub(crate) struct Job {
     search: search::Search,
     /// Nobody waits for it any more; the file is in use until its bytes are back.
     is_cancelled: bool,
-    /// What it read was wrong once, and was read again: what is wrong twice is damaged.
+    /// A read failed once, and was repeated: what fails twice cannot be read.
     is_doubted: bool,
+    /// What it read was wrong once, and it began again: what is wrong twice is damaged.
+    is_begun_again: bool,
 }
 
 impl Job {
-    /// Whether what was read wrong is to be read again: once.
+    /// Whether what failed is to be read again: once.
     fn doubts(&mut self) -> bool {
         !core::mem::replace(&mut self.is_doubted, true)
+    }
+
+    /// Whether what was read wrong is to be sought again: once, whatever fails beside it.
+    fn begins_again(&mut self) -> bool {
+        !core::mem::replace(&mut self.is_begun_again, true)
     }
 }
 
@@ -102,6 +109,7 @@ impl Journal {
                 search: search::Search::default(),
                 is_cancelled: false,
                 is_doubted: false,
+                is_begun_again: false,
             },
         );
         self.go_on_reading(id, None);
@@ -237,7 +245,12 @@ impl Journal {
             Waiting::Bytes(run, ..) if job.is_cancelled => self.let_go(run.seq),
             Waiting::Bytes(mut run, ..) => match result {
                 Err(error) if !matches!(error, DiskError::NotOpened(_)) && job.doubts() => {
-                    self.begin_again(id, job, run.seq);
+                    self.read_run(id, job, run);
+                }
+                // One bad block fails every read that crosses it, and what lies before it in the read is whole.
+                Err(error) if !matches!(error, DiskError::NotOpened(_)) && run.narrow() => {
+                    job.is_doubted = false;
+                    self.read_run(id, job, run);
                 }
                 Err(error) => {
                     self.let_go(run.seq);
@@ -249,7 +262,9 @@ impl Journal {
                 }
                 Ok(bytes) => match run.take(job.key, &job.want, &bytes) {
                     Outcome::More => self.read_run(id, job, run),
-                    Outcome::Damaged { .. } if job.doubts() => self.begin_again(id, job, run.seq),
+                    Outcome::Damaged { .. } if job.begins_again() => {
+                        self.begin_again(id, job, run.seq);
+                    }
                     Outcome::Damaged { at, bytes } => {
                         self.let_go(run.seq);
                         self.tell_damage(run.seq, &(at..at + bytes), None);
