@@ -200,7 +200,8 @@ pub enum ConsumeError {
         /// What came.
         found: Offset,
     },
-    /// A batch whose checksums or body do not hold. The consumer stopped before it: seek to read it again or to skip it.
+    /// A batch whose checksums or body do not hold, here or on the node's disk. The consumer stopped before it: seek to read
+    /// it again or to skip it.
     Damaged {
         /// Where.
         partition: PartitionIndex,
@@ -253,7 +254,7 @@ impl fmt::Display for ConsumeError {
                 "partition {partition} skipped from {expected} to {found} without a gap"
             ),
             Self::Damaged { partition, at } => {
-                write!(f, "partition {partition} delivered a damaged batch at {at}")
+                write!(f, "partition {partition} holds a damaged batch at {at}")
             }
             Self::OutOfRange { partition, refusal } | Self::Refused { partition, refusal } => {
                 write!(f, "partition {partition}: {refusal}")

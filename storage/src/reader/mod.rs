@@ -228,6 +228,11 @@ impl Journal {
                 Err(error) if !matches!(error, DiskError::NotOpened(_)) && job.doubts() => {
                     self.read_run(id, job, run);
                 }
+                // One bad block fails every read that crosses it, and what lies before it in the read is whole.
+                Err(error) if !matches!(error, DiskError::NotOpened(_)) && run.narrow() => {
+                    job.is_doubted = false;
+                    self.read_run(id, job, run);
+                }
                 Err(error) => {
                     self.let_go(run.seq);
                     // A process without descriptors says nothing of the disk.

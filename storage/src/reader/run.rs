@@ -37,6 +37,8 @@ pub(crate) struct Run {
     first: u64,
     /// The next read has to bring as much, or it brings no whole entry.
     needed: u64,
+    /// A long read failed: each brings a block, or one entry, so that what can be read beside the damage is.
+    is_narrow: bool,
 }
 
 /// What the bytes held.
@@ -77,7 +79,13 @@ impl Run {
             bytes_max,
             first: 0,
             needed: 0,
+            is_narrow: false,
         }
+    }
+
+    /// A read failed: from here on each brings no more than it has to. False: it did so already.
+    pub(crate) fn narrow(&mut self) -> bool {
+        !core::mem::replace(&mut self.is_narrow, true)
     }
 
     /// Adds what was located; `at` skips what was read before.
@@ -98,9 +106,10 @@ impl Run {
         self.until = located.until;
     }
 
-    /// Where in the file what is still to be read lies.
+    /// Where in the file what a failed read was for lies.
     pub(crate) fn place(&self) -> core::ops::Range<u64> {
-        self.cursor..self.end
+        let (at, bytes) = self.next_read(BLOCK_BYTES);
+        self.cursor..(at + bytes).min(self.end)
     }
 
     /// Whether all parts were looked through.
@@ -117,11 +126,16 @@ impl Run {
     /// Which blocks to read now.
     pub(crate) fn next_read(&self, read_bytes_max: usize) -> (u64, u64) {
         let at = self.cursor - self.cursor % BLOCK;
+        let most = if self.is_narrow {
+            BLOCK
+        } else {
+            read_bytes_max as u64
+        };
         let bytes = self
             .end
             .next_multiple_of(BLOCK)
             .saturating_sub(at)
-            .min((read_bytes_max as u64).max(self.needed));
+            .min(most.max(self.needed));
         (at, bytes)
     }
 

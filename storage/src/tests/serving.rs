@@ -374,6 +374,45 @@ fn a_damaged_batch_is_told_and_never_given() {
 }
 
 #[test]
+fn what_lies_before_an_unreadable_block_is_given_however_much_is_asked_for() {
+    let mut world = cold(8);
+    world.damage_is_expected = true;
+    let row = world.journal().segments.values().next().expect("full").row;
+    let bytes = row.end.distance_from(row.start).expect("it has some");
+    // In the middle of the segment.
+    let bad = 1 + bytes / 4096 / 2;
+    let file = JournalFile::Segment(row.file);
+    world.disk.unreadable.insert((file, bad));
+    let (mut given, mut refused) = (0, 0);
+    for entry in world.entries.clone() {
+        let end = 4096 + entry.end.distance_from(row.start).expect("the first one");
+        let start = end - entry.bytes.len() as u64;
+        let is_before = end <= bad * 4096;
+        let is_hit = !is_before && start < (bad + 1) * 4096;
+        if !is_before && !is_hit {
+            continue;
+        }
+        let before = world.damaged.len();
+        world.ask(entry.partition, entry.base, 1 << 16);
+        world.settle();
+        let is_refused = world.damaged.len() > before;
+        assert_eq!(is_refused, is_hit, "bytes {start}..{end}");
+        given += u32::from(!is_refused);
+        refused += u32::from(is_refused);
+    }
+    assert!(given > 0 && refused > 0, "{given} given, {refused} refused");
+    // It is told where it lies, and not as all that was asked for.
+    for damage in &world.told {
+        let place = damage.at..damage.at + damage.bytes;
+        assert!(
+            place.start < (bad + 1) * 4096 && bad * 4096 < place.end && damage.bytes <= 3 * 4096,
+            "{damage}"
+        );
+    }
+    assert!(!world.told.is_empty());
+}
+
+#[test]
 fn a_cancelled_read_is_never_answered() {
     let mut world = cold(9);
     let mut effects = Effects::new();

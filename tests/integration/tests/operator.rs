@@ -15,7 +15,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 use tiderace_base::checksum::crc32c;
-use tiderace_client::{Client, Options, ProducerOptions, Record, StreamOptions};
+use tiderace_client::{
+    Client, ConsumeError, From, Item, Offset, Options, ProducerOptions, Record, StreamOptions,
+};
 use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::{Control, SubscribeFrom};
 
@@ -286,6 +288,31 @@ fn old_bytes_that_are_damaged_are_told_to_their_reader_alone() {
         }
     };
     assert_eq!((error.code, error.detail_a), (ErrorCode::Damaged, 20));
+    // A consumer of the client library is told as well, once what lies before it was read, and goes on where it is sent.
+    runtime().block_on(async {
+        let connecting = Client::connect(setup.server, Options::default());
+        let client = within("a connection", connecting).await.expect("a node");
+        let from = From::Offset(Offset::new(19));
+        let mut consumer = client.subscribe(PATH, from).start();
+        let mut told = None;
+        let mut next = 19;
+        while next < 22 {
+            match within("an item", consumer.next()).await.expect("open") {
+                Ok(Item::Batch(batch)) => {
+                    assert_eq!(batch.first_offset().get(), next);
+                    next = batch.next_offset().get();
+                }
+                Err(ConsumeError::Damaged { partition, at }) => {
+                    assert_eq!((at.get(), next, told), (20, 20, None));
+                    told = Some(at);
+                    next = 21;
+                    consumer.seek(partition, From::Offset(Offset::new(next)));
+                }
+                other => panic!("neither delivered nor said to be damaged: {other:?}"),
+            }
+        }
+        assert_eq!(told, Some(Offset::new(20)));
+    });
     // Behind it, beside it and at the end everything goes on.
     let subscribed = reader.subscribe(&subscription(1, key, SubscribeFrom::Offset, 21));
     assert_eq!(subscribed.next.get(), 21);

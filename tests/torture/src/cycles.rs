@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tiderace_base::prng::Prng;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub only: Option<u64>,
     /// Nodes at once, where a torture can have more than one: at least 1.
     pub at_once: usize,
+    /// A violation is told and does not end the run, where cycles stand alone.
+    pub keep_going: bool,
 }
 
 impl Plan {
@@ -37,6 +40,7 @@ impl Plan {
             cycles,
             only: None,
             at_once: 2,
+            keep_going: false,
         }
     }
 
@@ -192,6 +196,40 @@ pub fn guarded<T>(at: &AtomicU64, run: impl FnOnce() -> T) -> Result<T, Violatio
         cycle: at.load(Ordering::Relaxed),
         what: text_of(&*panic),
     })
+}
+
+/// Runs cycles that stand alone on some threads. The first violation ends all, unless the plan says to keep going.
+///
+/// # Errors
+/// The first violation.
+pub fn in_parallel(
+    plan: &Plan,
+    numbers: Range<u64>,
+    tell: &(dyn Fn(&str) + Sync),
+    one: impl Fn(u64) + Sync,
+) -> Result<(), Violation> {
+    let next = AtomicU64::new(numbers.start);
+    let first: Mutex<Option<Violation>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..plan.at_once {
+            scope.spawn(|| {
+                loop {
+                    let cycle = next.fetch_add(1, Ordering::Relaxed);
+                    let is_over = !plan.keep_going && first.lock().is_ok_and(|it| it.is_some());
+                    if cycle >= numbers.end || is_over {
+                        return;
+                    }
+                    if let Err(violation) = guarded(&AtomicU64::new(cycle), || one(cycle)) {
+                        tell(&format!("VIOLATED in cycle {cycle}: {}", violation.what));
+                        let mut first = first.lock().expect("nobody panics with it");
+                        first.get_or_insert(violation);
+                    }
+                }
+            });
+        }
+    });
+    let first = first.into_inner().expect("nobody panics with it");
+    first.map_or(Ok(()), Err)
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -5,7 +5,7 @@
 //! Places are drawn, and directories are made by real nodes: the same seed and cycle choose the same kind of damage in the same
 //! kind of file of a directory that was made in the same way, not the same bytes.
 
-use crate::cycles::{Failure, Plan, Progress, Summary, guarded};
+use crate::cycles::{Failure, Plan, Progress, Summary, guarded, in_parallel};
 use crate::directory::Directory;
 use crate::oracle::format::{BLOCK, COPY_BYTES, Copy};
 use crate::oracle::{self, CONTROL, Expected, Log};
@@ -15,7 +15,7 @@ use integration::runtime;
 use integration::scratch::Scratch;
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use tiderace_base::prng::Prng;
 
@@ -162,6 +162,7 @@ pub fn run(plan: &Plan, tell: &(dyn Fn(&str) + Sync)) -> Result<Summary, Failure
     let progress = Progress::new("damage", tell);
     let summary = Mutex::new(Summary::default());
     let numbers = plan.numbers();
+    let mut first = None;
     let mut from = numbers.start - numbers.start % SETTLED_CYCLES;
     while from < numbers.end {
         let own = from.max(numbers.start)..(from + SETTLED_CYCLES).min(numbers.end);
@@ -171,7 +172,7 @@ pub fn run(plan: &Plan, tell: &(dyn Fn(&str) + Sync)) -> Result<Summary, Failure
             settled::make(&mut plan.choices(!(from / SETTLED_CYCLES)))
         });
         let settled = made.map_err(Failure::Violated)?;
-        in_parallel(plan.at_once, own, |cycle| {
+        let ran = in_parallel(plan, own, tell, |cycle| {
             let outcome = one(plan, cycle, &settled, tell);
             let mut summary = summary.lock().expect("nobody panics with it");
             if let Some((damage, outcome)) = outcome {
@@ -183,9 +184,17 @@ pub fn run(plan: &Plan, tell: &(dyn Fn(&str) + Sync)) -> Result<Summary, Failure
             }
             summary.cycles += 1;
             progress.step(&coarse(&summary));
-        })
-        .map_err(Failure::Violated)?;
+        });
+        if let Err(violation) = ran {
+            if !plan.keep_going {
+                return Err(Failure::Violated(violation));
+            }
+            first.get_or_insert(violation);
+        }
         from += SETTLED_CYCLES;
+    }
+    if let Some(violation) = first {
+        return Err(Failure::Violated(violation));
     }
     Ok(summary.into_inner().expect("nobody panics with it"))
 }
@@ -195,39 +204,6 @@ fn coarse(summary: &Summary) -> Summary {
     let mut coarse = summary.clone();
     coarse.counts.retain(|name, _| !name.contains(", "));
     coarse
-}
-
-/// Runs cycles on some threads; the first violation ends all.
-///
-/// # Errors
-/// That violation.
-pub(crate) fn in_parallel(
-    at_once: usize,
-    numbers: Range<u64>,
-    one: impl Fn(u64) + Sync,
-) -> Result<(), crate::cycles::Violation> {
-    let next = AtomicU64::new(numbers.start);
-    let first = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                loop {
-                    let cycle = next.fetch_add(1, Ordering::Relaxed);
-                    if cycle >= numbers.end || first.lock().is_ok_and(|it| it.is_some()) {
-                        return;
-                    }
-                    if let Err(violation) = guarded(&AtomicU64::new(cycle), || one(cycle)) {
-                        let mut first = first.lock().expect("nobody panics with it");
-                        first.get_or_insert(violation);
-                    }
-                }
-            });
-        }
-    });
-    match first.into_inner().expect("nobody panics with it") {
-        Some(violation) => Err(violation),
-        None => Ok(()),
-    }
 }
 
 /// Damages, tells, starts and judges. None: the directory has nothing of the drawn kind.
@@ -247,7 +223,7 @@ fn one(
             words: vec!["layout".to_owned()],
             folder: Some("shard-0000".to_owned()),
         },
-        _ => oracle::expect(&directory, SHARDS, was.boots),
+        _ => oracle::expect(&directory, SHARDS, &was.committed),
     };
     if plan.only.is_some() {
         tell(&format!("{damage}; expected: {expected:?}"));
@@ -461,7 +437,7 @@ fn apply(
             let past = pick(prng, pasts)?;
             let old = past.directory.get(file)?;
             directory.put(file, Some(Arc::clone(old)));
-            Some(format!("as at start {}", past.boots))
+            Some(format!("as at start {}", past.committed.boots))
         }
         Rot::Misplaced => {
             let other = if prng.chance(1, 2) {

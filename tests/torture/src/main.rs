@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::Instant;
 use torture::cycles::{Failure, Plan, Summary};
-use torture::{damage, kill, stop};
+use torture::{damage, full, image, kill, refuse, stop};
 
 /// Treats real nodes badly, in thousands of seeded cycles, and knows what has to come of each.
 #[derive(Debug, Parser)]
@@ -31,6 +31,12 @@ enum Torture {
     Stop(Cycles),
     /// One random damage to a settled directory, with the exact outcome told beforehand.
     Damage(Cycles),
+    /// The directory as it was some time ago, whole or in parts.
+    Image(Cycles),
+    /// No space left, on a small file system of its own.
+    Full(Cycles),
+    /// A directory that cannot be written, no io_uring, no descriptors.
+    Refuse(Cycles),
     /// Each of the others, one after the other.
     All(Cycles),
 }
@@ -49,6 +55,9 @@ struct Cycles {
     /// Nodes at once, where a torture can have more than one.
     #[arg(long, default_value_t = 4)]
     at_once: usize,
+    /// A violation is told and does not end the run, where cycles stand alone.
+    #[arg(long)]
+    keep_going: bool,
     /// What this machine or this user cannot do is told and passed over.
     #[arg(long)]
     skip_unavailable: bool,
@@ -56,10 +65,13 @@ struct Cycles {
 
 type Run = fn(&Plan, &(dyn Fn(&str) + Sync)) -> Result<Summary, Failure>;
 
-const ALL: [(&str, Run); 3] = [
+const ALL: [(&str, Run); 6] = [
     ("kill", kill::run),
     ("stop", stop::run),
     ("damage", damage::run),
+    ("image", image::run),
+    ("full", full::run),
+    ("refuse", refuse::run),
 ];
 
 fn main() -> ExitCode {
@@ -67,6 +79,9 @@ fn main() -> ExitCode {
         Torture::Kill(cycles) => (Some("kill"), cycles),
         Torture::Stop(cycles) => (Some("stop"), cycles),
         Torture::Damage(cycles) => (Some("damage"), cycles),
+        Torture::Image(cycles) => (Some("image"), cycles),
+        Torture::Full(cycles) => (Some("full"), cycles),
+        Torture::Refuse(cycles) => (Some("refuse"), cycles),
         Torture::All(cycles) => (None, cycles),
     };
     let chosen = ALL
@@ -85,6 +100,7 @@ fn one(name: &str, run: Run, cycles: &Cycles) -> u8 {
         cycles: cycles.cycles,
         only: cycles.cycle,
         at_once: cycles.at_once.max(1),
+        keep_going: cycles.keep_going,
     };
     let begun = Instant::now();
     match run(&plan, &|line| println!("{line}")) {

@@ -14,10 +14,7 @@ use integration::{HANG, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tiderace_client::{
-    Client, ConsumeError, ErrorCode, From, Item, Offset, Options, PartitionIndex, Refusal,
-    RequestError,
-};
+use tiderace_client::{Client, ConsumeError, From, Item, Offset, Options, PartitionIndex};
 use tokio::runtime::Runtime;
 
 /// Between two looks at a number that a node counts.
@@ -160,7 +157,18 @@ pub fn judge(
         Expected::Runs { shards, control } => {
             let wanted = partitions(shards, was, settled.stream);
             let whole = partitions(&was.shards, was, settled.stream);
-            let mut node = started(&setup);
+            // What control has forgotten may have been an epoch that a shard's log holds, or the stream.
+            let forgets = control.end < was.control.end;
+            let mut node = Node::spawn(&setup);
+            if forgets && !node.runs() {
+                let ended = node.wait();
+                ended.expect(65, &["the control journal knows none above"]);
+                return Outcome::Refused;
+            }
+            runs(&node);
+            if forgets && !knows_the_stream(runtime, &setup) {
+                return Outcome::Lie;
+            }
             reads(runtime, &setup, &node, &wanted, settled);
             let journals = || {
                 let names = was.journals().map(|(name, _)| name);
@@ -174,7 +182,8 @@ pub fn judge(
             let mended = footers_are_mended(&data_dir, journals(), directory);
             if again {
                 node.kill();
-                node = started(&setup);
+                node = Node::spawn(&setup);
+                runs(&node);
                 reads(runtime, &setup, &node, &wanted, settled);
             }
             node.kill();
@@ -183,7 +192,7 @@ pub fn judge(
                 let mut all = whole.good.iter();
                 all.any(|it| !wanted.good.contains(it) && !wanted.doubtful.contains(it))
             });
-            if is_lost || control.end < was.control.end {
+            if is_lost || forgets {
                 Outcome::Lie
             } else if logs.any(|(_, log)| log.segments.iter().any(|it| !it.damaged.is_empty())) {
                 Outcome::Named
@@ -196,14 +205,22 @@ pub fn judge(
     }
 }
 
-fn started(setup: &Setup) -> Node {
-    let node = Node::spawn(setup);
+fn runs(node: &Node) {
     assert!(
         node.runs(),
         "nothing keeps this node from starting, and it does not:\n{}",
         node.log()
     );
-    node
+}
+
+fn knows_the_stream(runtime: &Runtime, setup: &Setup) -> bool {
+    runtime.block_on(async {
+        let connecting = Client::connect(setup.server, Options::default());
+        let client = within("a connection", connecting).await.expect("a node");
+        let listing = within("a listing", client.list_streams("", 100)).await;
+        let (streams, _) = listing.expect("a node lists");
+        streams.iter().any(|stream| *stream.path == *PATH)
+    })
 }
 
 /// Reads every partition to its end.
@@ -264,7 +281,10 @@ async fn read_one(client: &Client, index: u32, wanted: &Partition, settled: &Set
                 next = batch.next_offset().get();
             }
             Err(error) => {
-                let at = damaged_at(&error).unwrap_or(next).max(next);
+                let ConsumeError::Damaged { at, .. } = error else {
+                    panic!("a reader of partition {index} hears at {next}: {error}");
+                };
+                let at = at.get();
                 assert!(
                     wanted.doubtful.contains(&at),
                     "{at} of partition {index} is whole, and its reader hears {error}"
@@ -284,24 +304,6 @@ async fn read_one(client: &Client, index: u32, wanted: &Partition, settled: &Set
         missing.is_empty(),
         "{missing:?} of partition {index} are whole and were not delivered"
     );
-}
-
-/// Where the damage is that a reader hears of.
-fn damaged_at(error: &ConsumeError) -> Option<u64> {
-    match error {
-        ConsumeError::Damaged { at, .. } => Some(at.get()),
-        ConsumeError::Refused {
-            refusal:
-                Refusal {
-                    code: ErrorCode::Damaged,
-                    detail_a,
-                    ..
-                },
-            ..
-        } => Some(*detail_a),
-        ConsumeError::Stream(RequestError::Refused(_)) => None,
-        other => panic!("a reader hears {other}"),
-    }
 }
 
 /// Waits until `enough`, which must come.
@@ -336,8 +338,10 @@ fn told_by(line: &str) -> Option<Told> {
     let at: usize = at.parse().ok()?;
     let file = after.split(' ').next()?;
     let journal = line.split_once("journal=")?.1;
-    let journal = journal.trim_start_matches('"');
-    let end = journal.find(['"', ' ']).unwrap_or(journal.len());
+    let (journal, end) = match journal.strip_prefix('"') {
+        Some(quoted) => (quoted, quoted.find('"')?),
+        None => (journal, journal.find(' ').unwrap_or(journal.len())),
+    };
     Some((journal[..end].to_owned(), file.to_owned(), at, at + bytes))
 }
 

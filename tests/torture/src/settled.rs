@@ -5,7 +5,7 @@
 
 use crate::cycles::let_pass;
 use crate::directory::Directory;
-use crate::oracle::{self, Expected, Log};
+use crate::oracle::{self, Committed, Expected, Log};
 use integration::ledger::Event;
 use integration::node::{Node, Setup};
 use integration::scratch::Scratch;
@@ -37,8 +37,8 @@ const APART: Duration = Duration::from_millis(60);
 pub struct Image {
     /// The files.
     pub directory: Directory,
-    /// Starts that its catalogue has committed.
-    pub boots: u64,
+    /// What its catalogue has committed.
+    pub committed: Committed,
     /// What each shard's log holds.
     pub shards: Vec<Log>,
     /// What control's log holds.
@@ -47,13 +47,21 @@ pub struct Image {
 
 impl Image {
     fn new(directory: Directory, boots: u64) -> Self {
-        match oracle::expect(&directory, SHARDS, boots) {
-            Expected::Runs { shards, control } => Self {
-                directory,
-                boots,
-                shards,
-                control: *control,
-            },
+        // Every epoch that it gave stands in a log already: nothing was under way.
+        let mut committed = Committed {
+            boots,
+            epochs: vec![u32::MAX; SHARDS],
+        };
+        match oracle::expect(&directory, SHARDS, &committed) {
+            Expected::Runs { shards, control } => {
+                committed.epochs = shards.iter().map(Log::epoch_max).collect();
+                Self {
+                    directory,
+                    committed,
+                    shards,
+                    control: *control,
+                }
+            }
             Expected::Refused { words, .. } => {
                 panic!("nothing was damaged yet, and a start would be refused: {words:?}")
             }

@@ -377,6 +377,12 @@ impl Engine {
                     end,
                 });
             }
+            // To ask again brings the same answer for as long as nobody mends the file: whoever reads has to know, and to
+            // decide whether to wait or to go on behind it.
+            Notice::Refused(refusal) if refusal.code == ErrorCode::Damaged => {
+                let at = part.cursor.next().unwrap_or(Offset::new(refusal.detail_a));
+                halted = Some(ConsumeError::Damaged { partition, at });
+            }
             Notice::Refused(refusal) => match refusal.retry() {
                 Retry::Later => {
                     part.state = PartState::Idle;

@@ -46,6 +46,8 @@ pub struct Superblock {
     pub generation: u64,
     pub journal: u64,
     pub disk: u128,
+    pub journal_index: u16,
+    pub journal_count: u16,
     pub boot_count: u64,
     pub segment_bytes: u64,
     pub recovered_end: u64,
@@ -116,6 +118,8 @@ impl Copy {
             generation,
             journal: u64_at(header, 24),
             disk: u128::from(u64_at(header, 32)) | u128::from(u64_at(header, 40)) << 64,
+            journal_index: u16_at(header, 56),
+            journal_count: u16_at(header, 58),
             boot_count: u64_at(header, 72),
             segment_bytes: u64_at(header, 80),
             recovered_end: u64_at(header, 88),
@@ -246,15 +250,17 @@ impl ChunkHeader {
         bounded.then_some(header)
     }
 
-    /// Its data entries, if all of it holds; entries of other kinds are checked and left out.
+    /// Its data entries and the greatest epoch of all its entries, if all of it holds; entries of other kinds are checked and
+    /// left out.
     #[must_use]
-    pub fn entries(&self, file: &[u8], at: usize) -> Option<Vec<Entry>> {
+    pub fn entries(&self, file: &[u8], at: usize) -> Option<(Vec<Entry>, u32)> {
         let chunk = file.get(at..at + self.bytes)?;
         if crc32c(&chunk[BLOCK..]) != self.rest_crc {
             return None;
         }
         let bytes = &chunk[self.entries_at..self.entries_at + self.entry_bytes];
         let mut found = Vec::new();
+        let mut epoch_max = 0;
         let mut count = 0;
         for entry in walk(bytes) {
             let (header, range) = entry.ok()?;
@@ -262,6 +268,7 @@ impl ChunkHeader {
             header.check_producer(body.len()).ok()?;
             header.check_placement().ok()?;
             header.check_body(body).ok()?;
+            epoch_max = epoch_max.max(header.epoch().get());
             if header.entry_kind().ok()? == EntryKind::Data {
                 found.push(Entry {
                     stream: header.stream().get(),
@@ -274,7 +281,7 @@ impl ChunkHeader {
             }
             count += 1;
         }
-        (count == self.entry_count).then_some(found)
+        (count == self.entry_count).then_some((found, epoch_max))
     }
 }
 

@@ -22,6 +22,8 @@ const PARTS_MAX: usize = 64;
 pub enum Start {
     /// It is refused, and each of these stands in what it says.
     Refused(Vec<String>),
+    /// It is refused: it was made with another setting, which is named.
+    Differs(&'static str),
     /// It is refused: a newer version wrote it.
     Newer,
     /// Nothing was ever served from it.
@@ -74,8 +76,19 @@ pub struct Segment {
     pub chunks: Vec<(usize, usize, bool)>,
     /// Their data entries, with their places in the file.
     pub entries: Vec<Entry>,
+    /// The greatest epoch of all entries; zero when there is none.
+    pub epoch_max: u32,
     /// Bytes of its file that are damaged, as the search tells them.
     pub damaged: Vec<Range<usize>>,
+}
+
+impl Log {
+    /// The greatest epoch of its entries; zero when it has none.
+    #[must_use]
+    pub fn epoch_max(&self) -> u32 {
+        let segments = self.segments.iter();
+        segments.map(|it| it.epoch_max).max().unwrap_or(0)
+    }
 }
 
 impl Segment {
@@ -128,26 +141,45 @@ pub fn shard_folder(shard: usize) -> String {
 /// The folder of control's journal.
 pub const CONTROL: &str = "control";
 
-/// What a start from this directory must come to. `shards` is what its first start was told; `boots` is how many starts the
-/// catalogue in it has committed.
+/// What the catalogue of a directory has committed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// Starts.
+    pub boots: u64,
+    /// The greatest epoch that it gave in each shard.
+    pub epochs: Vec<u32>,
+}
+
+/// What a start from this directory must come to. `shards` is what its first start was told.
 #[must_use]
-pub fn expect(directory: &Directory, shards: usize, boots: u64) -> Expected {
+pub fn expect(directory: &Directory, shards: usize, committed: &Committed) -> Expected {
     let mut logs = Vec::new();
     for shard in 0..shards {
-        match start(&directory.journal(&shard_folder(shard))) {
+        match start(&directory.journal(&shard_folder(shard)), shard, shards) {
             Start::Runs(log) => logs.push(log),
             other => return refused(other, format!("shard {shard}"), shard_folder(shard)),
         }
     }
-    let control = match start(&directory.journal(CONTROL)) {
+    let control = match start(&directory.journal(CONTROL), 0, 1) {
         Start::Runs(log) => log,
         other => return refused(other, "control journal".to_owned(), CONTROL.to_owned()),
     };
     // A start counts itself before it is held against what was committed.
-    if let Some(old) = logs.iter().position(|log| log.boot_count < boots) {
+    if let Some(old) = logs.iter().position(|log| log.boot_count < committed.boots) {
         return Expected::Refused {
             exits: vec![65],
             words: vec![format!("journal {old} is an old image")],
+            folder: None,
+        };
+    }
+    let mut epochs = logs.iter().zip(&committed.epochs);
+    if let Some(new) = epochs.position(|(log, known)| log.epoch_max() > *known) {
+        return Expected::Refused {
+            exits: vec![65],
+            words: vec![
+                format!("journal {new} holds epoch"),
+                "the control journal knows none above".to_owned(),
+            ],
             folder: None,
         };
     }
@@ -160,6 +192,7 @@ pub fn expect(directory: &Directory, shards: usize, boots: u64) -> Expected {
 fn refused(start: Start, whose: String, folder: String) -> Expected {
     let (exit, mut words, folder) = match start {
         Start::Refused(words) => (64, words, Some(folder)),
+        Start::Differs(what) => (65, vec![what.to_owned()], Some(folder)),
         Start::Newer => (63, vec!["format version".to_owned()], Some(folder)),
         // A journal that begins anew has another disk, and has run less often than the catalogue knows.
         Start::Fresh | Start::Runs(_) => (65, vec![], None),
@@ -193,9 +226,9 @@ struct Stop {
     complete: bool,
 }
 
-/// What a start makes of these files.
+/// What a start makes of these files of a journal that is this one of so many.
 #[must_use]
-pub fn start(files: &Files) -> Start {
+pub fn start(files: &Files, index: usize, count: usize) -> Start {
     let copies = [0, 1].map(|number| {
         let file = files.get("superblock");
         file.map_or(Copy::Invalid, |file| Copy::of(file, number))
@@ -210,6 +243,12 @@ pub fn start(files: &Files) -> Start {
     });
     // J-1
     match valid.max_by_key(|superblock| superblock.generation) {
+        Some(superblock) if usize::from(superblock.journal_index) != index => {
+            Start::Differs("the journal's index")
+        }
+        Some(superblock) if usize::from(superblock.journal_count) != count => {
+            Start::Differs("the number of journals")
+        }
         Some(superblock) => Recovery { files, superblock }.run(copy_lost),
         None => without_superblock(files),
     }
@@ -448,6 +487,7 @@ impl Recovery<'_> {
                 replayed: true,
                 chunks: Vec::new(),
                 entries: Vec::new(),
+                epoch_max: 0,
                 damaged: Vec::new(),
             };
             let prev_crc = link.header.before.map_or(0, |before| before.last_crc);
@@ -544,6 +584,7 @@ impl Recovery<'_> {
             replayed: false,
             chunks: Vec::new(),
             entries: Vec::new(),
+            epoch_max: 0,
             damaged: Vec::new(),
         };
         let header = self.header(row.file);
@@ -581,7 +622,8 @@ impl Recovery<'_> {
 }
 
 impl Segment {
-    fn take(&mut self, at: usize, header: &ChunkHeader, entries: Vec<Entry>) {
+    fn take(&mut self, at: usize, header: &ChunkHeader, (entries, epoch_max): (Vec<Entry>, u32)) {
+        self.epoch_max = self.epoch_max.max(epoch_max);
         self.chunks.push((at, header.bytes, header.closing));
         self.entries.extend(entries.into_iter().map(|mut entry| {
             entry.at += at;
