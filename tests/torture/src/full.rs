@@ -11,7 +11,8 @@ use integration::node::{Node, Setup, get};
 use integration::peer::{Peer, encoded, stream};
 use integration::scratch::Scratch;
 use integration::{HANG, runtime, within};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tiderace_base::ids::PartitionKey;
@@ -90,11 +91,21 @@ struct Writer {
 }
 
 impl Writer {
-    /// Creates a stream of this number.
+    /// Creates a stream of this number, as soon as there is room for that.
     fn new(setup: &Setup, number: u64) -> Self {
         let path = format!("full/{number}");
         let (mut peer, _) = Peer::open(setup.server);
-        peer.create(&stream(&path, 1));
+        let asked = stream(&path, 1);
+        let begun = Instant::now();
+        loop {
+            peer.ask(encoded(|out, id| asked.encode(out, id)));
+            match peer.answer().control() {
+                Control::StreamCreated(_) => break,
+                Control::Error(error) => assert_eq!(error.code, ErrorCode::ReadOnly),
+                other => panic!("a stream was due, not {other:?}"),
+            }
+            assert!(begun.elapsed() < HANG, "hangs: no stream can be made");
+        }
         let (peer, key, _) = Peer::at_leader(setup, &path, 0);
         Self {
             path,
@@ -159,8 +170,7 @@ impl World {
         summary.add("events acknowledged", written);
         summary.add("disks filled", 1);
         if prng.chance(1, 3) {
-            let name = self.next_other();
-            self.disk.fill_up(&name);
+            self.fill_to_the_last_block();
             summary.add("disks filled to the last block", 1);
         }
         self.goes_on(summary);
@@ -186,9 +196,25 @@ impl World {
         self.disk.fill(&name, bytes);
     }
 
+    /// Takes what is left, in smaller and smaller pieces.
+    fn fill_to_the_last_block(&mut self) {
+        let name = self.next_other();
+        let mut file = File::create(self.disk.path().join(name)).expect("an entry still fits");
+        for bytes in [1 << 20, 64 << 10, 4 << 10] {
+            let zeros = vec![0; bytes];
+            // An error is the end of the room.
+            while file
+                .write_all(&zeros)
+                .and_then(|()| file.sync_data())
+                .is_ok()
+            {}
+        }
+    }
+
     /// Room comes: from somebody else, or by giving up the stream, or both.
     fn give_back(&mut self, prng: &mut Prng, cycle: u64, summary: &mut Summary) {
-        if self.writer.acked > EVENTS_MAX || prng.chance(1, 4) {
+        let gives_up = self.writer.acked > EVENTS_MAX || prng.chance(1, 4);
+        if gives_up {
             let (mut peer, _) = Peer::open(self.setup.server);
             let known = peer.metadata(&self.writer.path).stream;
             let asked = StreamDelete {
@@ -202,12 +228,17 @@ impl World {
                 answer.control()
             );
             summary.add("streams given up on a full disk", 1);
+        }
+        self.others_go();
+        if gives_up {
             self.writer = Writer::new(&self.setup, cycle + 1_000_000);
         }
+    }
+
+    fn others_go(&mut self) {
         for number in 1..=self.others {
-            drop(fs::remove_file(
-                self.disk.path().join(format!("other-{number}")),
-            ));
+            let file = self.disk.path().join(format!("other-{number}"));
+            drop(fs::remove_file(file));
         }
         self.others = 0;
     }
@@ -219,8 +250,7 @@ impl World {
         summary.add("kills on a full disk", 1);
         if prng.chance(1, 3) {
             // What the dead process held is taken, too.
-            let name = self.next_other();
-            self.disk.fill_up(&name);
+            self.fill_to_the_last_block();
         }
         let node = Node::spawn(&self.setup);
         if node.runs() {
@@ -229,12 +259,7 @@ impl World {
         } else {
             node.wait().expect(NO_SPACE, &["free that much"]);
             summary.add("starts refused for want of room", 1);
-            for number in 1..=self.others {
-                drop(fs::remove_file(
-                    self.disk.path().join(format!("other-{number}")),
-                ));
-            }
-            self.others = 0;
+            self.others_go();
             self.node = Some(Node::start(&self.setup));
         }
         self.writer.connect(&self.setup);
