@@ -12,6 +12,7 @@
 
 pub mod campaign;
 pub mod corpus;
+mod journal;
 pub mod memory;
 pub mod mutate;
 pub mod outcome;

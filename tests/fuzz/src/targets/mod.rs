@@ -5,9 +5,11 @@ pub mod batch;
 pub mod body;
 pub mod control;
 pub mod frame;
+pub mod journal;
+pub mod journal_sealed;
 pub mod link_header;
 mod reasons;
-mod seals;
+pub(crate) mod seals;
 
 use crate::outcome::Outcome;
 
@@ -46,6 +48,8 @@ pub const ALL: &[Target] = &[
     control::TARGET,
     batch::TARGET,
     body::TARGET,
+    journal::TARGET,
+    journal_sealed::TARGET,
 ];
 
 /// The target of this name.
