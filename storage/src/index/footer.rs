@@ -329,6 +329,11 @@ impl Footer {
             if !sorted || first_at != positions_at || row.reserved != U32::ZERO {
                 return false;
             }
+            // J-47: a search follows the links, so they lead back or it would not end.
+            let previous = row.previous_seq.get();
+            if previous != NO_PREVIOUS && previous >= self.life.seq {
+                return false;
+            }
             let Some(own) = positions.get(first_at..last_at) else {
                 return false;
             };

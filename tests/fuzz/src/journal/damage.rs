@@ -137,10 +137,14 @@ impl Damaged {
             16 => self.disk.put_from(name, &self.written.older, name),
             _ => {
                 // A file that was never there, or in the place of one that was.
+                let mut stranger = u64::from(block_a % 24);
+                if block_b % 4 == 0 {
+                    stranger = NUMBERS[usize::from(block_a) % NUMBERS.len()];
+                }
                 let stranger = match number % 3 {
-                    0 => JournalFile::Segment(u32::from(block_a % 24)),
-                    1 => JournalFile::Footer(u32::from(block_a % 24)),
-                    _ => JournalFile::Checkpoint(u64::from(block_a % 24)),
+                    0 => JournalFile::Segment(stranger as u32),
+                    1 => JournalFile::Footer(stranger as u32),
+                    _ => JournalFile::Checkpoint(stranger),
                 };
                 let from = self.disk.clone();
                 self.disk.put_from(stranger, &from, name);
