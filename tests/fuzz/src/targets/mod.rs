@@ -3,13 +3,16 @@
 
 pub mod batch;
 pub mod body;
+pub mod checkpoint;
 pub mod control;
+pub mod footer;
 pub mod frame;
 pub mod journal;
 pub mod journal_sealed;
 pub mod link_header;
 mod reasons;
 pub(crate) mod seals;
+pub mod superblock;
 
 use crate::outcome::Outcome;
 
@@ -50,6 +53,9 @@ pub const ALL: &[Target] = &[
     body::TARGET,
     journal::TARGET,
     journal_sealed::TARGET,
+    superblock::TARGET,
+    footer::TARGET,
+    checkpoint::TARGET,
 ];
 
 /// The target of this name.
