@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod body;
 pub mod checkpoint;
+pub mod client;
 pub mod control;
 pub mod footer;
 pub mod frame;
@@ -12,6 +13,7 @@ pub mod journal_sealed;
 pub mod link_header;
 mod reasons;
 pub(crate) mod seals;
+pub mod session;
 pub mod superblock;
 
 use crate::outcome::Outcome;
@@ -51,6 +53,8 @@ pub const ALL: &[Target] = &[
     control::TARGET,
     batch::TARGET,
     body::TARGET,
+    session::TARGET,
+    client::TARGET,
     journal::TARGET,
     journal_sealed::TARGET,
     superblock::TARGET,
