@@ -39,7 +39,8 @@ pub const TARGET: Target = Target {
     seal: None,
     words: &[],
     bytes_max: 300,
-    held_bytes_max: 4 * MIB,
+    // A stream has at most 16,384 partitions, and a consumer keeps a row for each.
+    held_bytes_max: 16 * MIB,
     runs_in_tests: 1500,
 };
 

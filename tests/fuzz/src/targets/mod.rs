@@ -5,9 +5,11 @@ pub mod batch;
 pub mod body;
 pub mod checkpoint;
 pub mod client;
+pub mod config;
 pub mod control;
 pub mod footer;
 pub mod frame;
+pub mod history_file;
 pub mod journal;
 pub mod journal_sealed;
 pub mod link_header;
@@ -15,6 +17,7 @@ mod reasons;
 pub(crate) mod seals;
 pub mod session;
 pub mod superblock;
+pub mod texts;
 
 use crate::outcome::Outcome;
 
@@ -60,6 +63,9 @@ pub const ALL: &[Target] = &[
     superblock::TARGET,
     footer::TARGET,
     checkpoint::TARGET,
+    config::TARGET,
+    texts::TARGET,
+    history_file::TARGET,
 ];
 
 /// The target of this name.

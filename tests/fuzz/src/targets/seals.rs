@@ -63,3 +63,11 @@ pub(crate) fn batch_at(bytes: &mut [u8], at: usize) {
 pub(crate) fn batch(bytes: &mut Vec<u8>) {
     batch_at(bytes, 0);
 }
+
+/// Bytes that are no ASCII become some that are: most inputs must come behind the question whether they are text.
+#[expect(clippy::ptr_arg, reason = "it has the form of every seal")]
+pub(crate) fn text(bytes: &mut Vec<u8>) {
+    for byte in bytes.iter_mut().filter(|byte| !byte.is_ascii()) {
+        *byte = b' ' + *byte % 95;
+    }
+}
