@@ -18,6 +18,7 @@ pub(crate) mod seals;
 pub mod session;
 pub mod superblock;
 pub mod texts;
+pub mod tls;
 
 use crate::outcome::Outcome;
 
@@ -63,6 +64,7 @@ pub const ALL: &[Target] = &[
     superblock::TARGET,
     footer::TARGET,
     checkpoint::TARGET,
+    tls::TARGET,
     config::TARGET,
     texts::TARGET,
     history_file::TARGET,
