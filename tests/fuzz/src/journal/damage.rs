@@ -122,7 +122,7 @@ impl Damaged {
                 let bytes = vec![0xff; usize::from(number) % 6000];
                 self.disk.patch(name, at, &bytes);
             }
-            11 | 12 | 13 => self.set_number(name, at, number),
+            11..=13 => self.set_number(name, at, number),
             14 => {
                 let len = self.disk.len(name) + fine % GROWTH_BYTES_MAX;
                 self.disk.set_len(name, len);

@@ -17,7 +17,7 @@ pub const TARGET: Target = Target {
             fails; entries that are walked lie back to back",
     run,
     samples,
-    seal: Some(seals::batch),
+    seal: Some(|bytes| seals::batch(bytes)),
     words: &[],
     bytes_max: 2000,
     held_bytes_max: 64 * 1024,

@@ -12,7 +12,7 @@ pub const TARGET: Target = Target {
     holds: "what is read is written and read as the same lines, times never go back, and a refusal names its line",
     run,
     samples,
-    seal: Some(seals::text),
+    seal: Some(|bytes| seals::text(bytes)),
     words: &[
         b"{",
         b"}",

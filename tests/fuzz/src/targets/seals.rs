@@ -27,7 +27,7 @@ pub(crate) fn link_header(bytes: &mut Vec<u8>) {
 }
 
 /// A whole frame: where its lengths do not say what is there, the control section is made to; then both checksums.
-pub(crate) fn frame(bytes: &mut Vec<u8>) {
+pub(crate) fn frame(bytes: &mut [u8]) {
     if bytes.len() < LINK_HEADER_BYTES {
         return;
     }
@@ -60,13 +60,12 @@ pub(crate) fn batch_at(bytes: &mut [u8], at: usize) {
 }
 
 /// A batch alone.
-pub(crate) fn batch(bytes: &mut Vec<u8>) {
+pub(crate) fn batch(bytes: &mut [u8]) {
     batch_at(bytes, 0);
 }
 
 /// Bytes that are no ASCII become some that are: most inputs must come behind the question whether they are text.
-#[expect(clippy::ptr_arg, reason = "it has the form of every seal")]
-pub(crate) fn text(bytes: &mut Vec<u8>) {
+pub(crate) fn text(bytes: &mut [u8]) {
     for byte in bytes.iter_mut().filter(|byte| !byte.is_ascii()) {
         *byte = b' ' + *byte % 95;
     }

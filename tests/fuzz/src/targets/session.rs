@@ -37,8 +37,11 @@ const WINDOW: Amount = Amount {
     batches: 8,
 };
 
-/// One sample of each kind: its control section and its batches.
-static FRAMES: LazyLock<Vec<(Kind, Vec<u8>, Vec<u8>)>> = LazyLock::new(|| {
+/// A kind, its control section and its batches.
+type Parts = (Kind, Vec<u8>, Vec<u8>);
+
+/// One sample of each kind.
+static FRAMES: LazyLock<Vec<Parts>> = LazyLock::new(|| {
     samples::frames()
         .into_iter()
         .map(|(control, bytes)| {
