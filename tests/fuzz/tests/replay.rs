@@ -46,13 +46,9 @@ fn a_small_campaign_of_every_target_holds_and_goes_deep() {
             report.taken(),
             report.runs
         );
+        let refused = report.outcomes.keys().filter(|it| !it.is_taken()).count();
         assert!(
-            report
-                .outcomes
-                .keys()
-                .filter(|outcome| !outcome.is_taken())
-                .count()
-                >= 3,
+            refused >= 2 && report.outcomes.len() >= 3,
             "{name}: {:?}",
             report.outcomes
         );

@@ -21,7 +21,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 2000,
     held_bytes_max: 64 * 1024,
-    runs_in_tests: 20_000,
+    runs_in_tests: 60_000,
 };
 
 /// Runs one input: a header and the body behind it.

@@ -18,7 +18,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 1200,
     held_bytes_max: 256 * 1024,
-    runs_in_tests: 20_000,
+    runs_in_tests: 60_000,
 };
 
 /// Runs one input: how many records a header would say, in one byte, then the body.

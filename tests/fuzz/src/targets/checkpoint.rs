@@ -24,7 +24,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 16 * KIB,
     held_bytes_max: 1024 * KIB,
-    runs_in_tests: 3000,
+    runs_in_tests: 10_000,
 };
 
 const JOURNAL: JournalId = JournalId::new(7);

@@ -41,7 +41,7 @@ pub const TARGET: Target = Target {
     bytes_max: 300,
     // A stream has at most 16,384 partitions, and a consumer keeps a row for each.
     held_bytes_max: 16 * MIB,
-    runs_in_tests: 1500,
+    runs_in_tests: 8_000,
 };
 
 const PATH: &str = "shop/orders";

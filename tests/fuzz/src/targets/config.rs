@@ -49,7 +49,7 @@ pub const TARGET: Target = Target {
     ],
     bytes_max: 2 * KIB,
     held_bytes_max: 2 * MIB,
-    runs_in_tests: 2000,
+    runs_in_tests: 10_000,
 };
 
 /// Runs one input: the bytes of a file, text or not.

@@ -19,7 +19,7 @@ pub const TARGET: Target = Target {
     bytes_max: 1500,
     // A list is copied into structs, a text into a string; the section bounds both.
     held_bytes_max: 4 * CONTROL_BYTES_MAX,
-    runs_in_tests: 20_000,
+    runs_in_tests: 100_000,
 };
 
 /// Runs one input: the number of a kind, then a section that keeps its bounds, as every section that is decoded does (P-3).

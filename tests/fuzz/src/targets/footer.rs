@@ -22,7 +22,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 12 * KIB,
     held_bytes_max: 128 * KIB,
-    runs_in_tests: 10_000,
+    runs_in_tests: 40_000,
 };
 
 const LIFE: Life = Life {

@@ -23,7 +23,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 4000,
     held_bytes_max: 256 * 1024,
-    runs_in_tests: 20_000,
+    runs_in_tests: 40_000,
 };
 
 /// Runs one input.

@@ -31,7 +31,7 @@ pub const TARGET: Target = Target {
     ],
     bytes_max: 3 * KIB,
     held_bytes_max: 2 * MIB,
-    runs_in_tests: 4000,
+    runs_in_tests: 20_000,
 };
 
 /// Runs one input: the bytes of a file.

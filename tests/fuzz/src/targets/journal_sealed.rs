@@ -21,7 +21,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 1 + damage::STEPS_MAX * damage::STEP_BYTES,
     held_bytes_max: 6 * MIB,
-    runs_in_tests: 600,
+    runs_in_tests: 3_000,
 };
 
 /// Runs one input.

@@ -18,7 +18,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: LINK_HEADER_BYTES,
     held_bytes_max: 4096,
-    runs_in_tests: 20_000,
+    runs_in_tests: 100_000,
 };
 
 /// Runs one input: a header, and nothing when it is shorter.

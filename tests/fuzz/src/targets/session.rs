@@ -29,7 +29,7 @@ pub const TARGET: Target = Target {
     words: &[&[0, 1, 1, 0], &[0, 32, 1, 0], &[0, 7, 1, 0]],
     bytes_max: 400,
     held_bytes_max: 64 * 1024,
-    runs_in_tests: 5000,
+    runs_in_tests: 30_000,
 };
 
 const WINDOW: Amount = Amount {

@@ -19,7 +19,7 @@ pub const TARGET: Target = Target {
     words: &[],
     bytes_max: 5 * KIB,
     held_bytes_max: 6 * MIB,
-    runs_in_tests: 600,
+    runs_in_tests: 3_000,
 };
 
 /// The journal that is started: one with checkpoints and footers.

@@ -59,7 +59,7 @@ pub const TARGET: Target = Target {
     ],
     bytes_max: KIB,
     held_bytes_max: 4 * MIB,
-    runs_in_tests: 4000,
+    runs_in_tests: 15_000,
 };
 
 /// What an input may be.

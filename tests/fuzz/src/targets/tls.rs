@@ -23,7 +23,7 @@ pub const TARGET: Target = Target {
     bytes_max: 160,
     // What both ends sent and nobody took; what an end holds of what arrived is bounded below.
     held_bytes_max: 8 * MIB,
-    runs_in_tests: 300,
+    runs_in_tests: 600,
 };
 
 /// Who trusts whom: one certificate for all runs of a process.
