@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod body;
+pub mod catalogue;
 pub mod checkpoint;
 pub mod client;
 pub mod config;
@@ -64,6 +65,7 @@ pub const ALL: &[Target] = &[
     superblock::TARGET,
     footer::TARGET,
     checkpoint::TARGET,
+    catalogue::TARGET,
     tls::TARGET,
     config::TARGET,
     texts::TARGET,
