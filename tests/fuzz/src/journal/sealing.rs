@@ -18,7 +18,10 @@ pub(crate) fn seal(file: JournalFile, bytes: &mut [u8]) {
             }
         }
         JournalFile::Segment(_) => segment(bytes),
-        JournalFile::Footer(_) => footer(bytes),
+        JournalFile::Footer(_) => {
+            footer_length(bytes);
+            footer(bytes);
+        }
         JournalFile::Checkpoint(_) => checkpoint(bytes),
     }
 }
@@ -29,6 +32,16 @@ pub(crate) fn superblock(copy: &mut [u8]) {
     let body = u32_at(copy, 156) as usize;
     crc_at(copy, HEADER_BYTES..HEADER_BYTES.saturating_add(body), 160);
     crc_at(copy, 0..HEADER_BYTES - 4, HEADER_BYTES - 4);
+}
+
+/// Makes a footer's length what its counts promise, whatever is there.
+fn footer_length(bytes: &mut [u8]) {
+    if bytes.len() >= 128 {
+        let rows = u64::from(u32_at(bytes, 56));
+        let positions = u64::from(u32_at(bytes, 60));
+        let length = (128 + 64 * rows + 24 * positions).next_multiple_of(BLOCK_BYTES as u64);
+        bytes[64..72].copy_from_slice(&length.to_le_bytes());
+    }
 }
 
 /// A footer.
