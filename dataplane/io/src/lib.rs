@@ -55,5 +55,5 @@ pub use mesh::{MeshBuilder, MeshEnd};
 #[cfg(feature = "disk-recording")]
 pub use recorder::Recording;
 pub use start::{DriverConfig, StartError, StartReport, descriptors_besides};
-pub use tls::{Acceptor, Connector, Identity, TlsError};
+pub use tls::{Acceptor, Connector, Identity, TlsEnd, TlsError};
 pub use waker::StopHandle;

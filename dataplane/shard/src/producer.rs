@@ -469,6 +469,9 @@ impl Producers {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::partitions::Index;

@@ -130,11 +130,6 @@ impl Settings {
         (place, &self.0[place])
     }
 
-    /// Every key's value, as it was given.
-    pub(crate) fn texts(&self) -> Vec<String> {
-        self.0.iter().map(|given| given.text.clone()).collect()
-    }
-
     /// The file that configures these settings again, each line with where its value comes from.
     pub(crate) fn print(&self) -> String {
         let mut shown = String::from(

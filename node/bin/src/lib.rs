@@ -14,7 +14,6 @@ mod demo;
 mod directory;
 mod exit;
 mod health;
-pub mod hostile;
 mod input;
 mod listen;
 mod logging;
@@ -25,6 +24,7 @@ mod serve;
 mod session;
 mod stream;
 mod tail;
+pub mod texts;
 mod tls;
 mod units;
 
@@ -33,11 +33,6 @@ use cli::{Cli, Run};
 use exit::{Exit, Failure};
 use std::io::Write;
 use std::process::ExitCode;
-use tiderace_io::LargePages;
-
-/// The write buffers and the receive buffers lie in huge pages where the kernel gives them.
-#[global_allocator]
-static MEMORY: LargePages = LargePages;
 
 /// Runs the command that the process was started with; how it ends.
 #[must_use]

@@ -63,7 +63,7 @@ fn parse_addresses<'a>(
 
 /// A host, without the brackets of an IPv6 address, and its port; or what is wrong, as the end of a sentence that begins
 /// with the text.
-fn split_address(text: &str) -> Result<(&str, u16), &'static str> {
+pub(crate) fn split_address(text: &str) -> Result<(&str, u16), &'static str> {
     if text.contains("://") {
         return Err("is a URL, and an address is wanted");
     }

@@ -2,6 +2,7 @@
 //! checksum of its body, whose journal it belongs to and which part it builds on.
 
 use super::cell::CellError;
+use crate::format::COUNT_MAX;
 use core::fmt;
 use core::mem::offset_of;
 use tiderace_base::checksum::crc32c;
@@ -191,7 +192,10 @@ pub(super) fn decode_header(
         body_bytes: header.body_bytes.get(),
     };
     // J-54: a parent is older than its child, so that following parents ends.
-    if part.parent >= id || header.reserved.iter().any(|byte| *byte != 0) {
+    if part.parent >= id
+        || part.covers.get() > COUNT_MAX
+        || header.reserved.iter().any(|byte| *byte != 0)
+    {
         return Err(PartError::Malformed);
     }
     Ok((part, header.body_crc.get()))

@@ -3,6 +3,7 @@
 
 use super::cell::Cell;
 use super::kind;
+use crate::format::{COUNT_MAX, FILE_NUMBER_MAX};
 use core::fmt;
 use core::mem::offset_of;
 use tiderace_base::position::Lsn;
@@ -35,6 +36,8 @@ pub enum SegmentRowError {
     Length,
     /// The life ends before it starts.
     Order,
+    /// A number is greater than any that a journal gives.
+    Number,
 }
 
 impl fmt::Display for SegmentRowError {
@@ -43,6 +46,7 @@ impl fmt::Display for SegmentRowError {
             Self::Key => write!(f, "the key of a segment's row is not 8 bytes"),
             Self::Length => write!(f, "the value of a segment's row has another length"),
             Self::Order => write!(f, "a segment's row ends before it starts"),
+            Self::Number => write!(f, "a segment's row has a number that no journal gives"),
         }
     }
 }
@@ -127,6 +131,10 @@ impl SegmentRow {
         let value = Value::read_from_bytes(value).map_err(|_| SegmentRowError::Length)?;
         if value.end_lsn < value.start_lsn {
             return Err(SegmentRowError::Order);
+        }
+        if seq > COUNT_MAX || value.end_lsn.get() > COUNT_MAX || value.file.get() > FILE_NUMBER_MAX
+        {
+            return Err(SegmentRowError::Number);
         }
         Ok(Self {
             seq,

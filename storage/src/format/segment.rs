@@ -1,7 +1,7 @@
 //! A segment's first block: which life of the file this is, where it stands in the journal, and what came before it. It is
 //! written once in a life and durable before the life's first chunk is submitted.
 
-use super::FORMAT_VERSION;
+use super::{COUNT_MAX, FILE_NUMBER_MAX, FORMAT_VERSION};
 use tiderace_base::checksum::crc32c;
 use tiderace_base::ids::JournalId;
 use tiderace_base::limits::BLOCK_BYTES;
@@ -114,6 +114,15 @@ impl SegmentHeader {
             end_lsn: Lsn::new(raw.before_end_lsn.get()),
             last_crc: raw.before_last_crc.get(),
         });
+        // A predecessor comes before its successor and ends where that starts: whoever follows the links comes to an end.
+        let follows = before.is_none_or(|before| {
+            before.seq < raw.seq.get()
+                && before.end_lsn.get() == raw.start_lsn.get()
+                && before.file <= FILE_NUMBER_MAX
+        });
+        if !follows || raw.seq.get() > COUNT_MAX || raw.start_lsn.get() > COUNT_MAX {
+            return None;
+        }
         Some(Self {
             journal,
             seq: raw.seq.get(),

@@ -1,7 +1,7 @@
 //! The superblock: what must be known before anything else of a journal can be believed. Two copies in one file; generation
 //! `g` goes to copy `g % 2`, so that the copy before it is whole while it is written. J-1
 
-use super::{FORMAT_VERSION, whole_blocks};
+use super::{COUNT_MAX, FILE_NUMBER_MAX, FORMAT_VERSION, whole_blocks};
 use crate::marks::{Mark, MarkKind};
 use tiderace_base::checksum::crc32c;
 use tiderace_base::ids::{BootId, DiskId, JournalId, NodeId, SlotId};
@@ -19,8 +19,8 @@ pub(crate) const FILE_BYTES: u64 = 2 * COPY_BYTES as u64;
 pub(crate) const HEADER_BYTES: usize = 512;
 /// The newest segments named with their salts.
 pub(crate) const RECENT_MAX: usize = 8;
-/// A row per slot and one for all.
-const MARKS_MAX: usize = SLOTS as usize + 1;
+/// A row per slot and one for all, of each kind.
+const MARKS_MAX: usize = 2 * (SLOTS as usize + 1);
 /// What is left of a copy holds this many free files; more are not remembered, and prepared anew after a restart.
 pub(crate) const FREE_MAX: usize = 32 * KIB;
 /// Says every slot in a mark's row.
@@ -81,6 +81,42 @@ struct RawMark {
     epoch: U32,
     seq: U64,
     since_lsn: U64,
+}
+
+impl Raw {
+    /// No list is longer than it may be, and no number greater than any journal's.
+    fn counts_are_possible(&self) -> bool {
+        let lists = [
+            (self.recent_count, RECENT_MAX),
+            (self.seal_count, SLOTS as usize),
+            (self.truncation_count, SLOTS as usize),
+            (self.mark_count, MARKS_MAX),
+            (self.free_count, FREE_MAX),
+        ];
+        let numbers = [
+            self.generation,
+            self.boot_count,
+            self.recovered_end_lsn,
+            self.durable_lsn,
+            self.oldest_segment_seq,
+            self.newest_id,
+            self.newest_covers,
+            self.previous_id,
+            self.previous_covers,
+        ];
+        lists
+            .iter()
+            .all(|(count, most)| count.get() as usize <= *most)
+            && numbers.iter().all(|number| number.get() <= COUNT_MAX)
+    }
+}
+
+impl RawRecent {
+    fn is_possible(&self) -> bool {
+        self.file.get() <= FILE_NUMBER_MAX
+            && self.seq.get() <= COUNT_MAX
+            && self.start_lsn.get() <= COUNT_MAX
+    }
 }
 
 const SEAL_ROW_BYTES: usize = 32;
@@ -281,6 +317,12 @@ impl Superblock {
             <[RawMark]>::ref_from_prefix_with_elems(body, raw.mark_count.get() as usize).ok()?;
         let (free, _) =
             <[U32]>::ref_from_prefix_with_elems(body, raw.free_count.get() as usize).ok()?;
+        if !raw.counts_are_possible()
+            || recent.iter().any(|raw| !raw.is_possible())
+            || free.iter().any(|file| file.get() > FILE_NUMBER_MAX)
+        {
+            return None;
+        }
         let reference = |id: U64, covers: U64| {
             (id.get() != 0).then(|| CheckpointRef {
                 id: id.get(),
@@ -290,8 +332,12 @@ impl Superblock {
         let marks: Option<Vec<Mark>> = marks
             .iter()
             .map(|raw| {
+                let slot = raw.slot.get();
+                if slot >= SLOTS && slot != SLOT_EVERY {
+                    return None;
+                }
                 Some(Mark {
-                    slot: (raw.slot.get() != SLOT_EVERY).then(|| SlotId::new(raw.slot.get())),
+                    slot: (slot != SLOT_EVERY).then(|| SlotId::new(slot)),
                     kind: match raw.kind {
                         1 => MarkKind::Suspect,
                         2 => MarkKind::Cut,

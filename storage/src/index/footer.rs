@@ -9,7 +9,7 @@ use core::fmt;
 use core::mem::offset_of;
 use tiderace_base::checksum::crc32c;
 use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId};
-use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
 use tiderace_base::position::Offset;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -133,6 +133,13 @@ impl Header {
         if !same {
             // J-40
             return Err(FooterError::Foreign);
+        }
+        // Each position stands for an entry at least, and each row has a position: what is read of a footer is bounded by
+        // what its segment can hold, whatever the footer says.
+        let positions_max = life.positions_end() / BATCH_HEADER_BYTES as u64;
+        let positions = u64::from(header.position_count.get());
+        if positions > positions_max || u64::from(header.partition_count.get()) > positions {
+            return Err(FooterError::Malformed);
         }
         // The counts are 32 bits each: the sum fits 64.
         let expected = (Self::BYTES as u64
@@ -327,6 +334,11 @@ impl Footer {
             let last_at = first_at + row.position_count.get() as usize;
             let sorted = key_before.is_none_or(|before| before < row.key());
             if !sorted || first_at != positions_at || row.reserved != U32::ZERO {
+                return false;
+            }
+            // J-47: a search follows the links, so they lead back or it would not end.
+            let previous = row.previous_seq.get();
+            if previous != NO_PREVIOUS && previous >= self.life.seq {
                 return false;
             }
             let Some(own) = positions.get(first_at..last_at) else {

@@ -96,6 +96,7 @@ impl Beginning {
             sync(disk, JournalFile::Segment(*file))?;
         }
         if self.superblock.generation > 0 {
+            superblocks::lengthen(disk, directory)?;
             sync(disk, JournalFile::Superblock)?;
         }
         let is_whole =

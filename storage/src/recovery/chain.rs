@@ -129,6 +129,10 @@ fn later_life<D: Disk>(
         };
         let newest = later.map_or(head.header.seq, |link| link.header.seq);
         if header.seq > newest && holds_chunk(disk, window, directory, superblock, &recent)? {
+            // The superblock knows where this life is, and that is not here: files were exchanged. J-8
+            if let Some(known) = superblock.recent.iter().find(|it| it.seq == header.seq) {
+                return Err(header_damaged(known.file, known.start_lsn));
+            }
             later = Some(Link { file, header });
         }
     }
@@ -201,8 +205,10 @@ pub(crate) fn read_header<D: Disk>(
         .filter(|header| header.segment_bytes == superblock.segment_bytes && header.seq > 0))
 }
 
-/// The rows of segments that replay does not go through and that still exist. A file that is free, or that a later life
-/// took, holds no earlier one. A file that is absent though its segment was not released is lost. J-7
+/// The rows of segments that replay does not go through and that still exist: none below the oldest that the superblock
+/// keeps. A file that is free, or that a later life took, holds no earlier one. A file that is absent though its segment was
+/// not released is lost; so is one that only a life which the superblock does not know took, although it was not free: files
+/// were exchanged. J-7, J-15
 pub(crate) fn older_segments(
     rows: &BTreeMap<u64, SegmentRow>,
     links: &[Link],
@@ -212,6 +218,12 @@ pub(crate) fn older_segments(
 ) -> Result<BTreeMap<u64, SegmentRow>, OpenError> {
     let mut taken: BTreeSet<u32> = superblock.free.iter().copied().collect();
     taken.extend(links.iter().map(|link| link.file));
+    let known = superblock.recent.last().map_or(0, |recent| recent.seq);
+    let unknown: BTreeSet<u32> = links
+        .iter()
+        .filter(|link| link.header.seq > known)
+        .map(|link| link.file)
+        .collect();
     let first = links[0].header.seq;
     // A life whose header never came, or came in part, was begun all the same: its file had been released before.
     let is_overtaken = |seq: u64, file: u32| {
@@ -221,13 +233,19 @@ pub(crate) fn older_segments(
     let mut alive = BTreeMap::new();
     for (seq, row) in rows.iter().rev() {
         let is_older = *seq < first && row.end <= covers;
-        if !is_older || is_overtaken(*seq, row.file) || !taken.insert(row.file) {
+        if !is_older || *seq < superblock.oldest_segment_seq || is_overtaken(*seq, row.file) {
+            continue;
+        }
+        if !taken.insert(row.file) {
+            if unknown.contains(&row.file) && !superblock.free.contains(&row.file) {
+                return Err(lost(row.file, superblock, row.start));
+            }
             continue;
         }
         let name = JournalFile::Segment(row.file);
         if directory.files.contains_key(&name) {
             alive.insert(*seq, *row);
-        } else if *seq >= superblock.oldest_segment_seq {
+        } else {
             return Err(lost(row.file, superblock, row.start));
         }
     }

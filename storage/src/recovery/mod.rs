@@ -13,7 +13,7 @@ mod window;
 
 pub(crate) use scan::{Chunk, entries_are_good};
 
-use crate::format::FORMAT_VERSION;
+use crate::format::{COUNT_MAX, FILE_NUMBER_MAX, FORMAT_VERSION};
 use crate::index::Footer;
 use crate::journal::{Journal, Replay};
 use crate::segments::Sealed;
@@ -42,6 +42,15 @@ impl Directory {
         })?;
         let mut files = BTreeMap::new();
         for file in list {
+            // A number that no journal gives: nobody's business, like other names.
+            let is_ours = match file {
+                JournalFile::Superblock => true,
+                JournalFile::Segment(file) | JournalFile::Footer(file) => file <= FILE_NUMBER_MAX,
+                JournalFile::Checkpoint(part) => part <= COUNT_MAX,
+            };
+            if !is_ours {
+                continue;
+            }
             let bytes = disk
                 .size(file)
                 .map_err(|error| disk_error(file, "asking the size of", error))?;

@@ -81,7 +81,8 @@ pub(crate) fn run<D: Disk>(
         }
         let is_last = index + 1 == spans.len();
         let mut remains = Remains::default();
-        if !stop.complete {
+        // A last segment that is full to its end is judged too: what the superblock knows of may lie behind it.
+        if !stop.complete || is_last {
             judge(
                 disk,
                 window,

@@ -7,7 +7,7 @@ use crate::format::chunk::{ChunkHeader, Life, decode_first};
 use std::collections::BTreeMap;
 use tiderace_base::disk::{Disk, JournalFile};
 use tiderace_base::ids::SlotId;
-use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::limits::{BLOCK_BYTES, SLOTS};
 use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, Lsn, SlotSeq};
 use tiderace_wire::batch::{BatchHeader, walk};
@@ -197,6 +197,11 @@ impl Remains {
                 }
                 self.is_named &= header.directory_complete;
                 for row in header.slots(first) {
+                    // No slot of ours: what the row was meant to name is not known.
+                    if row.slot.get() >= SLOTS {
+                        self.is_named = false;
+                        continue;
+                    }
                     let greatest = self
                         .greatest
                         .entry(row.slot)

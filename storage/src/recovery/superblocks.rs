@@ -26,13 +26,16 @@ pub(crate) fn choose<D: Disk>(
     let mut newer = None;
     for index in 0..2 {
         let mut bytes = aligned_zeroed(COPY_BYTES);
-        let copy = match disk.read(
-            JournalFile::Superblock,
-            index * COPY_BYTES as u64,
-            &mut bytes,
-        ) {
+        let at = index * COPY_BYTES as u64;
+        // A file may be cut short, as a first start that did not come far leaves it. A copy takes as few blocks as it needs:
+        // what is there of it may be all of it.
+        let there = directory
+            .bytes(JournalFile::Superblock)
+            .saturating_sub(at)
+            .min(COPY_BYTES as u64) as usize;
+        let there = there - there % BLOCK_BYTES;
+        let copy = match disk.read(JournalFile::Superblock, at, &mut bytes[..there]) {
             Ok(()) => Superblock::decode(&bytes, index),
-            // A file cut short, as a first start that did not come far leaves it.
             Err(DiskError::Absent | DiskError::Short) => Copy::Invalid,
             Err(error) => return Err(disk_error(JournalFile::Superblock, "reading", error)),
         };
@@ -119,6 +122,18 @@ pub(crate) fn write<D: Disk>(disk: &mut D, superblock: &Superblock) -> Result<()
     .map_err(|error| disk_error(JournalFile::Superblock, "writing", error))?;
     disk.sync(JournalFile::Superblock)
         .map_err(|error| disk_error(JournalFile::Superblock, "syncing", error))
+}
+
+/// Gives a file that was cut short its length again, with zeros: whoever searches for damage reads all of both copies. Not
+/// durable before the superblock that follows is.
+pub(crate) fn lengthen<D: Disk>(disk: &mut D, directory: &Directory) -> Result<(), OpenError> {
+    if directory.bytes(JournalFile::Superblock) >= FILE_BYTES {
+        return Ok(());
+    }
+    let block = aligned_zeroed(BLOCK_BYTES);
+    let last = FILE_BYTES - BLOCK_BYTES as u64;
+    disk.write(JournalFile::Superblock, last, &block)
+        .map_err(|error| disk_error(JournalFile::Superblock, "lengthening", error))
 }
 
 /// Makes the file, with two copies that are none.

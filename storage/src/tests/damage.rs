@@ -370,6 +370,83 @@ fn without_a_checkpoint_a_log_that_lost_its_start_is_refused() {
     assert!(refused);
 }
 
+// J-1: a superblock that was written to a copy of a file that was cut short is found again.
+#[test]
+fn a_superblock_file_that_was_cut_short_gets_its_length_back() {
+    for seed in 0..12 {
+        let mut world = written(seed, 70, u64::MAX);
+        let copy = newest_copy(&mut world);
+        let file = world
+            .disk
+            .files
+            .get_mut(&JournalFile::Superblock)
+            .expect("it is there");
+        // The older copy is lost, or only the room behind the newer one.
+        let bytes = if copy == 0 {
+            COPY_BYTES
+        } else {
+            COPY_BYTES + 2 * HEADER_BYTES.next_multiple_of(4096)
+        };
+        file.seen.truncate(bytes);
+        file.durable.truncate(bytes);
+        let entries = world.entries.len();
+        for _ in 0..3 {
+            world.open();
+            assert_eq!(world.entries.len(), entries, "seed {seed}");
+            world.crash();
+            let file = &world.disk.files[&JournalFile::Superblock];
+            assert_eq!(file.durable.len(), 2 * COPY_BYTES, "seed {seed}");
+        }
+    }
+}
+
+// J-4: a stray file with the greatest number there is leaves none for the next.
+#[test]
+fn files_with_numbers_that_no_journal_gives_are_left_alone() {
+    let mut world = written(6, 70, 64 * 1024);
+    let strangers = [
+        JournalFile::Segment(u32::MAX),
+        JournalFile::Footer(u32::MAX),
+        JournalFile::Checkpoint(u64::MAX),
+    ];
+    for stranger in strangers {
+        world.disk.create(stranger, 65_536).expect("there is room");
+    }
+    world.open();
+    fill(&mut world, 200);
+    world.open();
+    for stranger in strangers {
+        assert!(world.disk.files.contains_key(&stranger));
+    }
+}
+
+// J-8: a life that lies in another file than the superblock says is no later life, whatever copy of it is lost.
+#[test]
+fn exchanged_segment_files_are_refused_when_a_copy_of_the_superblock_is_lost() {
+    let mut refused = 0;
+    for seed in 0..30 {
+        let mut world = written(seed, 200, 64 * 1024);
+        let copy = newest_copy(&mut world);
+        let segments: Vec<u32> = chunks(&world).into_iter().map(|(file, ..)| file).collect();
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
+            panic!("there are segments");
+        };
+        let names = [first, last].map(|file| JournalFile::Segment(*file));
+        let [one, other] = names.map(|name| world.disk.files[&name].clone());
+        world.disk.files.insert(names[0], other);
+        world.disk.files.insert(names[1], one);
+        world.disk.flip(
+            JournalFile::Superblock,
+            (1 - copy) * COPY_BYTES as u64 + 100,
+        );
+        match world.try_open() {
+            Err(OpenError::Damaged { .. }) => refused += 1,
+            other => panic!("seed {seed}: {:?}", other.map(|_| "opened")),
+        }
+    }
+    assert_eq!(refused, 30);
+}
+
 /// Whatever the bytes, opening says something and does not panic. J-4
 #[test]
 fn arbitrary_bytes_never_panic() {

@@ -1,12 +1,22 @@
-//! Damaged and hostile bytes, for whatever reads bytes from outside. A target is a function that takes any bytes, asserts
-//! what must hold of them and says whether they were taken; an engine of our own makes inputs from the target's corpus, as
-//! many as wanted, each from a seed and a number alone, and closes checksums behind its changes, so that they are looked at
-//! and not only refused. Invariant: a target's verdict depends on its input alone.
+//! Whatever reads bytes from outside, fed with bytes that nobody would send. A target is a function that takes any bytes and
+//! panics when a property does not hold; a mutator makes inputs of valid ones, under a seed, and mends their checksums so that
+//! most of them come further than the first check; a campaign runs a target and keeps what it found as a file that replays.
+//!
+//! - [`targets`] is one file for each reader, and the table of all of them.
+//! - [`mutate`] makes inputs.
+//! - [`campaign`] runs them, counts what became of them and keeps findings.
+//! - [`corpus`] is the inputs in the tree.
+//! - [`memory`] counts what a run holds, because a bound on memory is a property like any other.
+//!
+//! Invariant: a seed decides a whole campaign, and an input decides a whole run.
 
-#![forbid(unsafe_code)]
-
+pub mod campaign;
+pub mod corpus;
+mod journal;
+pub mod memory;
 pub mod mutate;
-pub mod target;
+pub mod outcome;
 pub mod targets;
 
-pub use target::{TARGETS, Taken, Target, find};
+pub use outcome::Outcome;
+pub use targets::Target;

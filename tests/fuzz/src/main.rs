@@ -1,142 +1,199 @@
-//! Runs targets: `--target NAME` or `--all`, `--runs N` inputs of each from `--seed S` on, or for `--minutes M`; or the one
-//! input of a file. What breaks is written to a file, with the command that runs it again.
-
-#![forbid(unsafe_code)]
+//! Runs fuzz targets: a campaign under a seed, or files that were found. Says what it ran, how fast and what became of it; ends
+//! with 1 when a property broke, after writing the input to a file and the command that replays it.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command line tool: its output is what it is for"
+    reason = "a program for people speaks on its terminal"
 )]
 
-use std::panic::catch_unwind;
-use std::path::PathBuf;
+use clap::Parser;
+use fuzz::campaign::{self, Finding, Report, Until};
+use fuzz::{Target, corpus, targets};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use fuzz::{TARGETS, Taken, Target, find};
-
+/// Feeds whatever reads bytes from outside with bytes that nobody would send.
+#[derive(Parser, Debug)]
 struct Arguments {
-    targets: Vec<&'static Target>,
+    /// The target to run; --list shows all.
+    #[arg(long, value_name = "NAME", conflicts_with = "all")]
+    target: Option<String>,
+    /// Run every target, one after the other.
+    #[arg(long)]
+    all: bool,
+    /// Show the targets.
+    #[arg(long)]
+    list: bool,
+    /// Inputs of each target.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
     runs: u64,
+    /// How long, for all targets together, instead of --runs.
+    #[arg(long, value_name = "M", conflicts_with = "runs")]
+    minutes: Option<u64>,
+    /// Decides every input.
+    #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    within: Option<Duration>,
-    file: Option<PathBuf>,
-}
-
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments {
-        targets: Vec::new(),
-        runs: 100_000,
-        seed: 0,
-        within: None,
-        file: None,
-    };
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or(format!("{word} wants a value"));
-        let number = |text: String| {
-            let digits = text.replace('_', "");
-            digits.parse().map_err(|_| format!("{text} is no number"))
-        };
-        match word.as_str() {
-            "--all" => arguments.targets = TARGETS.iter().collect(),
-            "--target" => {
-                let name = value()?;
-                let target = find(&name).ok_or_else(|| {
-                    let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
-                    format!("no target is called {name}: {}", names.join(", "))
-                })?;
-                arguments.targets.push(target);
-            }
-            "--runs" => arguments.runs = number(value()?)?,
-            "--seed" => arguments.seed = number(value()?)?,
-            "--minutes" => {
-                arguments.within = Some(Duration::from_secs(60 * number(value()?)?));
-                arguments.runs = u64::MAX;
-            }
-            _ if !word.starts_with('-') && arguments.file.is_none() => {
-                arguments.file = Some(word.into());
-            }
-            _ => return Err(format!("{word} is not understood")),
-        }
-    }
-    if arguments.targets.is_empty() {
-        return Err("say --all or --target NAME; see docs/fuzzing.md".to_owned());
-    }
-    Ok(arguments)
-}
-
-/// Whether the target holds for all of them.
-fn run(target: &Target, arguments: &Arguments) -> bool {
-    let corpus = (target.corpus)();
-    let started = Instant::now();
-    let (mut runs, mut taken) = (0_u64, 0_u64);
-    while runs < arguments.runs {
-        if runs.is_multiple_of(256)
-            && let Some(within) = arguments.within
-            && started.elapsed() >= within / arguments.targets.len() as u32
-        {
-            break;
-        }
-        let input = target.input(&corpus, arguments.seed, runs);
-        match catch_unwind(|| (target.run)(&input)) {
-            Ok(verdict) => taken += u64::from(verdict == Taken::Yes),
-            Err(_) => {
-                let file = format!("fuzz-{}-{}-{runs}.bin", target.name, arguments.seed);
-                let written = std::fs::write(&file, &input);
-                println!(
-                    "{}: input {runs} of seed {} breaks it",
-                    target.name, arguments.seed
-                );
-                match written {
-                    Ok(()) => println!(
-                        "again: cargo run --release -p fuzz -- --target {} {file}",
-                        target.name
-                    ),
-                    Err(error) => println!("cannot write {file}: {error}"),
-                }
-                return false;
-            }
-        }
-        runs += 1;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "{}: {runs} inputs, {taken} taken, {:.0} a second",
-        target.name,
-        runs as f64 / seconds
-    );
-    true
+    /// Threads; each has a seed of its own, counted up from --seed.
+    #[arg(long, value_name = "T", default_value_t = 1)]
+    threads: u64,
+    /// Where findings are written.
+    #[arg(long, value_name = "DIR", default_value = "target/fuzz")]
+    keep: PathBuf,
+    /// Write the encoders' samples into the corpus of the tree.
+    #[arg(long)]
+    write_corpus: bool,
+    /// Inputs to replay, of --target.
+    files: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let arguments = match parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(problem) => {
-            eprintln!("{problem}");
-            return ExitCode::from(2);
+    let arguments = Arguments::parse();
+    match start(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
         }
+    }
+}
+
+/// Whether every property held.
+fn start(arguments: &Arguments) -> Result<bool, String> {
+    if arguments.list {
+        for target in targets::ALL {
+            println!("{:<18} {}", target.name, target.reads);
+        }
+        return Ok(true);
+    }
+    let chosen: Vec<&Target> = match &arguments.target {
+        Some(name) => {
+            vec![targets::named(name).ok_or(format!("there is no target {name:?}: see --list"))?]
+        }
+        None if arguments.all || arguments.write_corpus => targets::ALL.iter().collect(),
+        None => return Err("say --target NAME or --all; --list shows the targets".to_owned()),
     };
-    if let Some(file) = &arguments.file {
-        let input = match std::fs::read(file) {
-            Ok(input) => input,
-            Err(error) => {
-                eprintln!("cannot read {}: {error}", file.display());
-                return ExitCode::from(2);
-            }
-        };
-        for target in &arguments.targets {
-            println!("{}: taken: {:?}", target.name, (target.run)(&input));
+    if arguments.write_corpus {
+        for target in chosen {
+            corpus::write(target).map_err(|error| format!("{}: {error}", target.name))?;
         }
-        return ExitCode::SUCCESS;
+        return Ok(true);
     }
-    // One breaks, and the others run all the same.
-    let held = arguments
-        .targets
+    if !arguments.files.is_empty() {
+        let [target] = chosen[..] else {
+            return Err("files are replayed with --target NAME".to_owned());
+        };
+        return replay(target, &arguments.files);
+    }
+    let mut all_hold = true;
+    for (done, target) in chosen.iter().enumerate() {
+        let left = (chosen.len() - done) as u32;
+        all_hold &= run(target, arguments, left)?;
+    }
+    Ok(all_hold)
+}
+
+fn replay(target: &Target, files: &[PathBuf]) -> Result<bool, String> {
+    let mut all_hold = true;
+    for file in files {
+        let input = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        match campaign::once(target, &input) {
+            Ok((outcome, held)) => println!("{}: {outcome:?}, held {held} bytes", file.display()),
+            Err(message) => {
+                all_hold = false;
+                println!("{}: BROKEN: {message}", file.display());
+            }
+        }
+    }
+    Ok(all_hold)
+}
+
+fn run(target: &'static Target, arguments: &Arguments, targets_left: u32) -> Result<bool, String> {
+    let pool: Vec<Vec<u8>> = corpus::read(target)
+        .map_err(|error| format!("{}: {error}", corpus::folder(target).display()))?
+        .into_iter()
+        .map(|(_, input)| input)
+        .collect();
+    let began = Instant::now();
+    let until = |thread: u64| match arguments.minutes {
+        Some(minutes) => Until {
+            runs: u64::MAX,
+            at: Some(began + Duration::from_secs(minutes * 60) / targets_left.max(1)),
+        },
+        None => Until {
+            // What does not divide goes to the first threads.
+            runs: arguments.runs / arguments.threads.max(1)
+                + u64::from(thread < arguments.runs % arguments.threads.max(1)),
+            at: None,
+        },
+    };
+    let mut report = Report::default();
+    let mut seed = arguments.seed;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..arguments.threads.max(1))
+            .map(|thread| {
+                let (pool, until) = (pool.clone(), until(thread));
+                let seed = arguments.seed + thread;
+                (
+                    seed,
+                    scope.spawn(move || campaign::run(target, pool, seed, until)),
+                )
+            })
+            .collect();
+        for (own, worker) in workers {
+            let counted = worker.join().expect("a campaign catches its panics");
+            if report.finding.is_none() && counted.finding.is_some() {
+                seed = own;
+            }
+            report.add(counted);
+        }
+    });
+    print(target, &report, began.elapsed());
+    if let Some(finding) = &report.finding {
+        keep(target, finding, seed, &arguments.keep)?;
+    }
+    Ok(report.finding.is_none())
+}
+
+fn print(target: &Target, report: &Report, took: Duration) {
+    let runs = report.runs as f64;
+    let percent = |count: u64| 100.0 * count as f64 / runs.max(1.0);
+    println!(
+        "{:<18} {:>10} runs {:>9.0}/s  taken {:>5.1} %  held at most {} bytes",
+        target.name,
+        report.runs,
+        runs / took.as_secs_f64().max(1e-9),
+        percent(report.taken()),
+        report.held_bytes_max,
+    );
+    let refused: Vec<String> = report
+        .outcomes
         .iter()
-        .filter(|target| run(target, &arguments))
-        .count();
-    if held < arguments.targets.len() {
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+        .filter(|(outcome, _)| !outcome.is_taken())
+        .map(|(outcome, count)| format!("{} {:.1} %", outcome.name(), percent(*count)))
+        .collect();
+    println!("{:<18} refused: {}", "", refused.join(", "));
+}
+
+fn keep(target: &Target, finding: &Finding, seed: u64, folder: &Path) -> Result<(), String> {
+    let folder = folder.join(target.name);
+    let file = folder.join(finding.file_name());
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(&file, &finding.input))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    println!("BROKEN: {}", finding.message);
+    println!(
+        "  seed {seed}, run {}: {} bytes in {}",
+        finding.run,
+        finding.input.len(),
+        file.display()
+    );
+    println!(
+        "  again: cargo run --release -p fuzz -- --target {} {}",
+        target.name,
+        file.display()
+    );
+    Ok(())
 }

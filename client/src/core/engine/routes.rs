@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tiderace_base::catalogue::Stream;
 use tiderace_base::ids::{NodeId, PartitionIndex, PartitionKey, ShardId};
+use tiderace_base::limits::PARTITIONS_MAX;
 use tiderace_base::position::Epoch;
 use tiderace_base::time::Now;
 use tiderace_wire::error::{ErrorCode, Retry};
@@ -208,7 +209,26 @@ impl Engine {
             );
             return;
         };
+        // A stream has partitions, no more than the limit, and never fewer than before; a page tells of no others. Room is
+        // taken and places are looked up on the word of these numbers.
+        let known = self.routes[index as usize].places.len();
         let partitions = row.partitions as usize;
+        let is_possible = (known.max(1)..=PARTITIONS_MAX as usize).contains(&partitions)
+            && metadata
+                .partitions
+                .iter()
+                .all(|place| place.partition.get() < row.partitions);
+        let is_same = self.routes[index as usize]
+            .stream
+            .as_ref()
+            .is_none_or(|old| old.id == row.id);
+        if is_same && !is_possible {
+            self.route_failed(
+                index,
+                RequestError::Violation(crate::error::Violation::Frame(ErrorCode::BadControl)),
+            );
+            return;
+        }
         let reached = from
             .and_then(|link| self.links.get(link as usize))
             .map(|link| link.address.ip());

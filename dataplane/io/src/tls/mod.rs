@@ -2,6 +2,7 @@
 //! [`Acceptor`] accepts TLS and nothing else; a socket that is handed over with a [`Connector`] speaks it as a client. The
 //! machine sees plaintext and does not know the difference, but that a connection's first bytes come later.
 
+mod end;
 mod handshakes;
 mod link;
 mod outgoing;
@@ -9,6 +10,7 @@ mod session;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use end::TlsEnd;
 pub(crate) use handshakes::Handshakes;
 pub(crate) use link::Link;
 

@@ -1,60 +1,98 @@
-//! A batch's body, an archive that is read in place: the first byte of an input is the number of records that the header
-//! says. No pointer leads out of the body, no two parts of it overlap, and all of it can be read. P-20, P-23
+//! The archive of a batch's records: pointers and lengths that are read in place, from any producer.
 
+use crate::outcome::Outcome;
+use crate::targets::{Sample, Target, reasons};
 use compat::samples;
-use tiderace_wire::body::{self, ArchivedBody};
-
-use crate::target::{Taken, Target, no_seal};
+use tiderace_base::limits::{BATCH_RECORDS_MAX, KEY_BYTES_MAX};
+use tiderace_wire::body::{self, ArchivedBody, HAS_KEY, Header, Record, TOMBSTONE};
 
 /// See the module.
 pub const TARGET: Target = Target {
     name: "body",
-    about: "a batch's body: nothing that is taken leads out of it or says a byte twice",
-    corpus,
-    seal: no_seal,
+    reads: "`body::validate`: the archive of records in a batch, from any producer",
+    holds: "an archive that is taken is read without leaving its bytes, its parts together are no longer than it, and \
+            its records written again are the same records",
     run,
+    samples,
+    seal: None,
+    words: &[],
+    bytes_max: 1200,
+    held_bytes_max: 256 * 1024,
+    runs_in_tests: 60_000,
 };
 
-fn corpus() -> Vec<Vec<u8>> {
-    let bodies = [samples::records(), samples::one_record()];
-    let inputs = bodies.iter().map(|records| {
-        let mut input = vec![records.len() as u8];
-        input.extend(body::encode(records));
-        input
-    });
-    inputs.collect()
-}
-
-fn run(input: &[u8]) -> Taken {
+/// Runs one input: how many records a header would say, in one byte, then the body.
+#[must_use]
+pub fn run(input: &[u8]) -> Outcome {
     let Some((count, bytes)) = input.split_first() else {
-        return Taken::No;
+        return Outcome::Refused("Short");
     };
     if let Ok(archive) = body::access(bytes) {
-        read_all(archive, bytes.len());
+        read(archive, bytes.len());
     }
-    let counted = body::validate(bytes, u32::from(*count));
-    if let Ok(archive) = counted {
-        assert_eq!(archive.records().len(), usize::from(*count));
-        read_all(archive, bytes.len());
+    match body::validate(bytes, u32::from(*count)) {
+        Ok(archive) => {
+            assert!(archive.records().len() <= BATCH_RECORDS_MAX as usize);
+            written_again(archive);
+            Outcome::Taken("Records")
+        }
+        Err(error) => Outcome::Refused(reasons::body(error)),
     }
-    Taken::from(counted.is_ok())
 }
 
-fn read_all(archive: &ArchivedBody, body_bytes: usize) {
+/// Reads every byte of an archive, which together cannot be more than the body.
+pub(crate) fn read(archive: &ArchivedBody, body_bytes: usize) {
     let mut total = 0;
     let mut sum = 0_u8;
-    let mut read = |part: &[u8]| {
-        total += part.len();
-        sum = part.iter().fold(sum, |sum, byte| sum ^ byte);
+    let mut take = |bytes: &[u8]| {
+        total += bytes.len();
+        sum = bytes.iter().fold(sum, |sum, byte| sum ^ byte);
     };
     for record in archive.records() {
-        read(&record.key);
-        read(&record.value);
+        take(record.key.as_slice());
+        take(record.value.as_slice());
         for (name, value) in record.headers() {
-            read(name);
-            read(value);
+            take(name);
+            take(value);
         }
     }
     std::hint::black_box(sum);
-    assert!(total <= body_bytes, "{total} bytes in {body_bytes}");
+    assert!(
+        total <= body_bytes,
+        "parts overlap: {total} bytes in a body of {body_bytes}"
+    );
+}
+
+fn written_again(archive: &ArchivedBody) {
+    let records: Vec<Record> = archive.records().iter().map(owned).collect();
+    for record in &records {
+        assert!(record.key.len() <= KEY_BYTES_MAX);
+    }
+    let bytes = body::encode(&records);
+    let again = body::validate(&bytes, records.len() as u32).expect("what is written is read");
+    let again: Vec<Record> = again.records().iter().map(owned).collect();
+    assert!(records == again, "the same records");
+}
+
+fn owned(record: &body::ArchivedRecord) -> Record {
+    let headers = record.headers().map(|(name, value)| Header {
+        name: name.to_vec(),
+        value: value.to_vec(),
+    });
+    Record {
+        key: record.key().unwrap_or_default().to_vec(),
+        value: record.value().unwrap_or_default().to_vec(),
+        headers: headers.collect(),
+        time_delta_us: record.time_delta_us.to_native(),
+        flags: record.key().map_or(0, |_| HAS_KEY) | record.value().map_or(TOMBSTONE, |_| 0),
+    }
+}
+
+fn samples() -> Vec<Sample> {
+    let input =
+        |records: &[Record]| [&[records.len() as u8], body::encode(records).as_slice()].concat();
+    vec![
+        ("records".to_owned(), input(&samples::records())),
+        ("one-record".to_owned(), input(&samples::one_record())),
+    ]
 }

@@ -1,62 +1,158 @@
-//! Bytes that arrive on a link, as one piece. A frame that is taken has the checksums that its header says, was allowed to
-//! arrive, and is written again as the bytes that came; what is refused has a code that ends the connection. P-1 to P-4
+//! Whole frames in a stream of bytes that arrives in any pieces: the assembler, the header, the control section. The first
+//! byte of an input says how long the pieces are; the rest is what a peer sent.
 
+use crate::outcome::Outcome;
+use crate::targets::{Sample, Target, control, reasons, seals};
 use bytes::Bytes;
 use compat::samples;
 use tiderace_base::checksum::crc32c;
-use tiderace_base::limits::LINK_HEADER_BYTES;
-use tiderace_wire::assembly::{Assembler, Receiver};
+use tiderace_base::limits::{LINK_HEADER_BYTES, RECEIVE_BUFFERS_HELD_MAX};
+use tiderace_wire::assembly::{Assembler, Frame, Receiver};
+use tiderace_wire::error::ErrorCode;
 use tiderace_wire::frame::Control;
-
-use crate::target::{Taken, Target};
 
 /// See the module.
 pub const TARGET: Target = Target {
     name: "frame",
-    about: "a frame from a link: what is taken is written again as the same bytes",
-    corpus,
-    seal,
+    reads: "`Assembler`: a stream of frames from any peer, in pieces of any length",
+    holds: "the same frames in one piece and in many; few pieces held; a section that is taken is written as the same \
+            bytes; a frame with one bit changed before its batches is refused",
     run,
+    samples,
+    seal: Some(seal),
+    words: &[],
+    bytes_max: 4000,
+    held_bytes_max: 256 * 1024,
+    runs_in_tests: 40_000,
 };
 
-fn corpus() -> Vec<Vec<u8>> {
-    samples::frames()
-        .into_iter()
-        .map(|(_, bytes)| bytes)
-        .collect()
-}
-
-/// Both checksums of the first frame.
-pub(super) fn seal(input: &mut [u8]) {
-    let Some((header, rest)) = input.split_at_mut_checked(LINK_HEADER_BYTES) else {
-        return;
+/// Runs one input.
+#[must_use]
+pub fn run(input: &[u8]) -> Outcome {
+    let Some((cut, stream)) = input.split_first() else {
+        return Outcome::Refused("Short");
     };
-    let control = u32::from_le_bytes([header[16], header[17], header[18], header[19]]) as usize;
-    if let Some(control) = rest.get(..control) {
-        header[24..28].copy_from_slice(&crc32c(control).to_le_bytes());
+    let stream = Bytes::copy_from_slice(stream);
+    let whole = frames(&stream, stream.len().max(1));
+    // From one byte to 255, and in one piece.
+    let piece = if *cut == 0 {
+        stream.len().max(1)
+    } else {
+        usize::from(*cut)
+    };
+    let pieces = frames(&stream, piece);
+    assert!(
+        whole == pieces,
+        "pieces of {piece} bytes change what arrives"
+    );
+    let (frames, ended) = whole;
+    let mut outcome = match ended {
+        Some(code) => Outcome::Refused(code.name()),
+        None if frames.is_empty() => Outcome::Refused("Midway"),
+        None => Outcome::Taken("Frames"),
+    };
+    for frame in &frames {
+        let header = &frame.front.header;
+        match Control::decode(header.kind(), &frame.front.control) {
+            Ok(decoded) => control::holds(&decoded, &frame.front.control),
+            Err(error) => outcome = Outcome::Refused(reasons::control(error)),
+        }
     }
-    let crc = crc32c(&header[..28]);
-    header[28..32].copy_from_slice(&crc.to_le_bytes());
+    if let Some(first) = frames.first() {
+        a_changed_bit_is_refused(first);
+    }
+    outcome
 }
 
-fn run(input: &[u8]) -> Taken {
+/// What arrives of a stream in pieces of so many bytes, and with which code it ended.
+fn frames(stream: &Bytes, piece: usize) -> (Vec<Frame>, Option<ErrorCode>) {
     let mut assembler = Assembler::new(Receiver::Peer);
     assembler.open();
-    assembler.push(Bytes::copy_from_slice(input));
-    let Ok(Some(frame)) = assembler.next_frame() else {
-        return Taken::No;
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while at < stream.len() {
+        let to = (at + piece).min(stream.len());
+        assembler.push(stream.slice(at..to));
+        at = to;
+        loop {
+            match assembler.next_frame() {
+                Ok(Some(mut frame)) => {
+                    let batch =
+                        std::mem::replace(&mut frame.batch, tiderace_wire::assembly::Pieces::None);
+                    frame.batch = one_piece(batch);
+                    frames.push(frame);
+                }
+                Ok(None) => break,
+                Err(code) => {
+                    assert_eq!(assembler.next_frame(), Err(code), "a failure is for ever");
+                    return (frames, Some(code));
+                }
+            }
+        }
+        assert!(assembler.held_pieces() <= RECEIVE_BUFFERS_HELD_MAX + 1);
+    }
+    (frames, None)
+}
+
+/// Batches compare by their bytes, wherever they were cut.
+fn one_piece(batch: tiderace_wire::assembly::Pieces) -> tiderace_wire::assembly::Pieces {
+    let bytes = batch.into_contiguous();
+    if bytes.is_empty() {
+        tiderace_wire::assembly::Pieces::None
+    } else {
+        tiderace_wire::assembly::Pieces::One(bytes)
+    }
+}
+
+fn a_changed_bit_is_refused(frame: &Frame) {
+    let front = [&frame.front.header.bytes()[..], &frame.front.control].concat();
+    let bit = crc32c(&front) as usize % (front.len() * 8);
+    let mut other = front;
+    other[bit / 8] ^= 1 << (bit % 8);
+    other.extend_from_slice(&frame.batch.clone().into_contiguous());
+    let stream = Bytes::from(other);
+    let (frames, ended) = frames(&stream, stream.len());
+    assert!(frames.is_empty(), "bit {bit} is not covered");
+    assert!(ended.is_some(), "bit {bit} is awaited");
+}
+
+/// The checksums of the first frame.
+fn seal(bytes: &mut Vec<u8>) {
+    if bytes.is_empty() {
+        return;
+    }
+    let mut stream = bytes.split_off(1);
+    // Frames that follow are left as they are.
+    let control = seals::u32_at(&stream, 16) as usize;
+    let batch = seals::u32_at(&stream, 20) as usize;
+    let end = LINK_HEADER_BYTES
+        .saturating_add(control)
+        .saturating_add(batch);
+    let rest = if end < stream.len() {
+        stream.split_off(end)
+    } else {
+        Vec::new()
     };
-    let header = &frame.front.header;
-    assert!(header.frame_len() <= input.len(), "it was whole");
-    let control = &frame.front.control;
-    assert!(header.check_control(control).is_ok());
-    let mut again = header.bytes().to_vec();
-    again.extend_from_slice(control);
-    again.extend_from_slice(&frame.batch.into_contiguous());
-    assert_eq!(again, input[..header.frame_len()], "nothing is made up");
-    let Ok(decoded) = Control::decode(header.kind(), control) else {
-        return Taken::No;
-    };
-    super::section::is_written_again(&decoded, control);
-    Taken::Yes
+    seals::frame(&mut stream);
+    bytes.extend_from_slice(&stream);
+    bytes.extend_from_slice(&rest);
+}
+
+fn samples() -> Vec<Sample> {
+    let all = samples::frames();
+    let mut inputs: Vec<Sample> = all
+        .iter()
+        .zip(0_u8..)
+        .map(|((control, bytes), number)| {
+            let input = [&[number.wrapping_mul(7)], bytes.as_slice()].concat();
+            (control.kind().name().to_owned(), input)
+        })
+        .collect();
+    let several: Vec<u8> = all
+        .iter()
+        .take(5)
+        .flat_map(|(_, bytes)| bytes.clone())
+        .collect();
+    inputs.push(("several".to_owned(), [&[3], several.as_slice()].concat()));
+    inputs
 }
