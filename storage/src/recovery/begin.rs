@@ -173,6 +173,10 @@ impl Beginning {
         self.superblock.marks = core::mem::take(&mut self.marks);
         self.superblock.free = gone.iter().chain(&free).copied().collect();
         superblocks::write(disk, &self.superblock)?;
+        // Once more, into the other copy: it is of an earlier run, and whoever has to believe it alone would take the journal
+        // for an old image.
+        self.superblock.generation += 1;
+        superblocks::write(disk, &self.superblock)?;
 
         self.tidy(disk, directory, file, &free)?;
         let next_file = directory

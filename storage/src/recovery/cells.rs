@@ -11,7 +11,7 @@ use crate::checkpoint::{
 use crate::checkpointing::partition_row;
 use crate::format::superblock::{CheckpointRef, Superblock};
 use crate::journal::Replay;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::position::Lsn;
@@ -135,7 +135,13 @@ impl Cells {
         superblock: &Superblock,
         copy_lost: bool,
     ) -> Result<Chain, OpenError> {
-        let found = chain::find(disk, window, directory, superblock, copy_lost, self.covers);
+        // A row's file holds the life that the row tells of, unless superblocks were lost since it was written.
+        let known: BTreeSet<u32> = if copy_lost {
+            BTreeSet::new()
+        } else {
+            self.rows.values().map(|row| row.file).collect()
+        };
+        let found = chain::find(disk, window, directory, superblock, &known, self.covers);
         match (found, self.damaged) {
             (Err(OpenError::Damaged { .. }), Some((newest, previous))) => {
                 Err(OpenError::CheckpointDamaged { newest, previous })

@@ -30,18 +30,19 @@ pub(crate) struct Chain {
 }
 
 /// Finds the segments from the one that holds the byte before `covers` on: it may have been open when the checkpoint was
-/// captured, and then no row tells of it. J-14 keeps it until the checkpoints cover more.
+/// captured, and then no row tells of it. J-14 keeps it until the checkpoints cover more. `known`: files that hold no life
+/// which the superblock at hand does not know.
 pub(crate) fn find<D: Disk>(
     disk: &mut D,
     window: &mut Window,
     directory: &Directory,
     superblock: &Superblock,
-    copy_lost: bool,
+    known: &BTreeSet<u32>,
     covers: Lsn,
 ) -> Result<Chain, OpenError> {
     let mut adopted = false;
     let mut head = begun_last(disk, window, directory, superblock, covers)?;
-    if copy_lost && let Some(later) = later_life(disk, window, directory, superblock, head)? {
+    if let Some(later) = later_life(disk, window, directory, superblock, known, head)? {
         head = later;
         adopted = true;
     }
@@ -108,16 +109,18 @@ fn begun_last<D: Disk>(
     Err(OpenError::SuperblockDamaged)
 }
 
-/// A life that began after the superblock at hand was written: proof that a newer one was durable and is lost.
+/// A life that began after the superblock at hand was written: proof that a newer one was durable and is lost, whether its
+/// copy cannot be read or holds an older one that can.
 fn later_life<D: Disk>(
     disk: &mut D,
     window: &mut Window,
     directory: &Directory,
     superblock: &Superblock,
+    known: &BTreeSet<u32>,
     head: Link,
 ) -> Result<Option<Link>, OpenError> {
     let mut later: Option<Link> = None;
-    for file in directory.segments() {
+    for file in directory.segments().filter(|file| !known.contains(file)) {
         let Some(header) = read_header(disk, directory, superblock, file)? else {
             continue;
         };

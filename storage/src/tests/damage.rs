@@ -219,6 +219,47 @@ fn a_lost_copy_of_the_superblock_loses_no_segment() {
     assert!(rolled > 10, "the case happens: {rolled}");
 }
 
+// J-7: both copies of the superblock are whole and older than the log, because what was written last is lost.
+#[test]
+fn an_old_superblock_loses_no_segment_that_was_begun_since() {
+    let mut rolled = 0;
+    for seed in 0..60 {
+        let mut world = World::new(seed);
+        world.settings = settings(seed, u64::MAX);
+        world.open();
+        let old = world.disk.files[&JournalFile::Superblock].durable.clone();
+        fill(&mut world, 60);
+        let file = world.disk.files.get_mut(&JournalFile::Superblock);
+        let file = file.expect("it is there");
+        file.seen.clone_from(&old);
+        file.durable = old;
+        world.open();
+        let suspect = world
+            .journal()
+            .marks()
+            .iter()
+            .any(|mark| mark.kind == MarkKind::Suspect);
+        rolled += u64::from(suspect);
+    }
+    assert!(rolled > 30, "the case happens: {rolled}");
+}
+
+// J-1, J-11: whichever copy is lost, the other one tells of the same run.
+#[test]
+fn a_start_leaves_two_superblocks_of_its_own_run() {
+    let mut world = written(3, 20, u64::MAX);
+    for boots in 2_u64..5 {
+        world.open();
+        let counted = [0, COPY_BYTES].map(|at| {
+            let file = &world.disk.files[&JournalFile::Superblock].durable;
+            let count = file[at + 72..at + 80].try_into().expect("eight bytes");
+            u64::from_le_bytes(count)
+        });
+        assert_eq!(counted, [boots; 2]);
+        world.crash();
+    }
+}
+
 fn newest_copy(world: &mut World) -> u64 {
     let generation = |world: &mut World, copy: u64| {
         let mut header = vec![0; HEADER_BYTES];

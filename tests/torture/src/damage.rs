@@ -21,7 +21,7 @@ use tiderace_base::prng::Prng;
 
 /// Cycles for which one directory is made.
 const SETTLED_CYCLES: u64 = 50;
-/// Draws after which a journal that has nothing of a kind is given up.
+/// Draws of which each may come to nothing, because the directory has no such file or the change changes nothing.
 const DRAWS_MAX: u32 = 200;
 
 /// What is damaged.
@@ -206,7 +206,7 @@ fn coarse(summary: &Summary) -> Summary {
     coarse
 }
 
-/// Damages, tells, starts and judges. None: the directory has nothing of the drawn kind.
+/// Damages, tells, starts and judges. None: there is nothing to damage.
 fn one(
     plan: &Plan,
     cycle: u64,
@@ -251,28 +251,67 @@ fn one(
     Some((damage, outcome))
 }
 
-/// What a kind of damage may come to.
+/// What a kind of damage may come to; nothing: it is not tried. Where the place decides, the oracle tells.
 #[must_use]
-pub fn allowed(_target: Target, _rot: Rot) -> &'static [Outcome] {
-    &Outcome::ALL
+pub const fn allowed(target: Target, rot: Rot) -> &'static [Outcome] {
+    use Outcome::{Lie, Named, Refused, Repaired, Whole};
+    match (target, rot) {
+        (Target::Layout, Rot::Removed) => &[Refused],
+        (Target::Layout, _) => &[],
+        (Target::Superblock, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced) => {
+            &[Whole, Repaired]
+        }
+        (Target::Superblock, Rot::Truncated) => &[Repaired, Refused],
+        (Target::Superblock, Rot::Removed | Rot::Swapped) => &[Refused],
+        (Target::Superblock, Rot::Old) => &[Whole, Repaired, Refused],
+        // A segment that was never begun needs no header, and one that is empty looks like one that was never begun.
+        (Target::Header, Rot::Truncated) => &[Whole, Refused, Named, Lie],
+        (Target::Header, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced) => {
+            &[Whole, Refused, Named]
+        }
+        // The last chunks may have been under way together.
+        (Target::Body, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced | Rot::Truncated) => {
+            &[Refused, Named, Lie]
+        }
+        // A closing chunk holds nothing.
+        (Target::Tail, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced | Rot::Truncated) => {
+            &[Whole, Refused, Lie]
+        }
+        (Target::Behind, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced | Rot::Truncated) => {
+            &[Whole]
+        }
+        (Target::Header | Target::Body | Target::Tail | Target::Behind, Rot::Removed) => &[Refused],
+        // The file of the newest segment may be found where it is now.
+        (
+            Target::Header | Target::Body | Target::Tail | Target::Behind | Target::Spare,
+            Rot::Swapped,
+        )
+        | (Target::Header | Target::Body | Target::Tail | Target::Behind, Rot::Old) => {
+            &[Whole, Repaired, Refused, Named, Lie]
+        }
+        (Target::Footer, _) => &[Whole, Repaired],
+        // Both checkpoints may build on the part, and the log may not reach back to its beginning any more.
+        (Target::Checkpoint, _) => &[Whole, Repaired, Refused],
+        (Target::Spare, _) => &[Whole],
+    }
 }
 
-/// Draws a damage that makes a difference. None: the directory has nothing of the drawn kind.
+/// Draws a damage that makes a difference. None: so many draws came to nothing.
 fn draw(prng: &mut Prng, settled: &Settled) -> Option<(Directory, Damage)> {
     let was = settled.last();
-    let target = match prng.below(40) {
-        0..=7 => Target::Superblock,
-        8..=13 => Target::Header,
-        14..=21 => Target::Body,
-        22..=27 => Target::Tail,
-        28..=29 => Target::Behind,
-        30..=32 => Target::Footer,
-        33..=37 => Target::Checkpoint,
-        38 => Target::Spare,
-        _ => Target::Layout,
-    };
-    let rot = Rot::ALL[prng.below(Rot::ALL.len() as u64) as usize];
     for _ in 0..DRAWS_MAX {
+        let target = match prng.below(40) {
+            0..=7 => Target::Superblock,
+            8..=13 => Target::Header,
+            14..=21 => Target::Body,
+            22..=27 => Target::Tail,
+            28..=29 => Target::Behind,
+            30..=32 => Target::Footer,
+            33..=37 => Target::Checkpoint,
+            38 => Target::Spare,
+            _ => Target::Layout,
+        };
+        let rot = Rot::ALL[prng.below(Rot::ALL.len() as u64) as usize];
         let journals: Vec<(String, &Log)> = was.journals().collect();
         let place = match prng.below(8) {
             0..=2 => 0,

@@ -170,7 +170,7 @@ impl World {
         summary.add("events acknowledged", written);
         summary.add("disks filled", 1);
         if prng.chance(1, 3) {
-            self.fill_to_the_last_block();
+            self.take_the_last_block();
             summary.add("disks filled to the last block", 1);
         }
         self.goes_on(summary);
@@ -197,7 +197,7 @@ impl World {
     }
 
     /// Takes what is left, in smaller and smaller pieces.
-    fn fill_to_the_last_block(&mut self) {
+    fn take_the_last_block(&mut self) {
         let name = self.next_other();
         let mut file = File::create(self.disk.path().join(name)).expect("an entry still fits");
         for bytes in [1 << 20, 64 << 10, 4 << 10] {
@@ -250,7 +250,7 @@ impl World {
         summary.add("kills on a full disk", 1);
         if prng.chance(1, 3) {
             // What the dead process held is taken, too.
-            self.fill_to_the_last_block();
+            self.take_the_last_block();
         }
         let node = Node::spawn(&self.setup);
         if node.runs() {

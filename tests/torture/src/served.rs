@@ -131,7 +131,13 @@ pub fn judge(
             words,
             folder,
         } => {
-            let ended = Node::refused(&setup);
+            let node = Node::spawn(&setup);
+            assert!(
+                !node.runs(),
+                "a start must be refused for {words:?}, and the node runs:\n{}",
+                node.log()
+            );
+            let ended = node.wait();
             let code = ended.status.code().unwrap_or(-1);
             assert!(
                 exits.contains(&code),
@@ -179,7 +185,7 @@ pub fn judge(
                 names_damage(&node, &name, log);
             }
             says_ready(&setup, shards);
-            let mended = footers_are_mended(&data_dir, journals(), directory);
+            let mended = footers_are_mended(&data_dir, journals(), directory, was);
             if again {
                 node.kill();
                 node = Node::spawn(&setup);
@@ -196,7 +202,7 @@ pub fn judge(
                 Outcome::Lie
             } else if logs.any(|(_, log)| log.segments.iter().any(|it| !it.damaged.is_empty())) {
                 Outcome::Named
-            } else if mended || journals().any(|(_, log)| log.copy_lost || log.checkpoint_lost) {
+            } else if mended || stood_in(&journals().collect::<Vec<_>>(), was) {
                 Outcome::Repaired
             } else {
                 Outcome::Whole
@@ -388,22 +394,34 @@ fn says_ready(setup: &Setup, shards: &[Log]) {
     assert_eq!(said.contains("damaged: "), is_damaged, "{said}");
 }
 
-/// Whether a footer was absent or wrong; each one that can be built is there again.
+/// Whether something stood in for what was lost: the other copy of the superblock, the checkpoint before, or a segment that
+/// proves that there was a later superblock.
+fn stood_in(journals: &[(String, &Log)], was: &Image) -> bool {
+    let lost = |log: &Log| (log.copy_lost, log.checkpoint_lost, log.adopted);
+    let mut pairs = journals.iter().zip(was.journals());
+    pairs.any(|((_, log), (_, was))| lost(log) != lost(was))
+}
+
+/// Whether the damage hit a footer; each one that can be built is there again.
 fn footers_are_mended<'a>(
     data_dir: &Path,
     journals: impl Iterator<Item = (String, &'a Log)>,
     directory: &Directory,
+    was: &Image,
 ) -> bool {
-    type Wrong = (u64, (u64, u64, u64, u64));
-    let mut wrong: BTreeMap<String, Wrong> = BTreeMap::new();
+    let mut is_hit = false;
+    let mut wrong: BTreeMap<String, (u64, format::Life)> = BTreeMap::new();
     for (name, log) in journals {
         let older = log.segments.iter().filter(|it| !it.replayed);
         for segment in older.filter(|it| it.damaged.is_empty()) {
             let path = format!("{name}/footer-{:08}", segment.file);
             let life = (segment.seq, segment.salt, segment.start, segment.end);
-            let held = directory.get(&path);
-            let held = held.and_then(|file| format::footer_life(file, log.journal));
-            if held != Some(life) {
+            let speaks_of = |directory: &Directory| {
+                let held = directory.get(&path);
+                held.and_then(|file| format::footer_life(file, log.journal))
+            };
+            if speaks_of(directory) != Some(life) {
+                is_hit |= speaks_of(&was.directory) == Some(life);
                 wrong.insert(path, (log.journal, life));
             }
         }
@@ -419,5 +437,5 @@ fn footers_are_mended<'a>(
             let_pass(LOOK);
         }
     }
-    !wrong.is_empty()
+    is_hit
 }

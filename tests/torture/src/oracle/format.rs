@@ -349,9 +349,12 @@ impl Part {
     }
 }
 
-/// Whether a footer's file holds in itself, and of which life it speaks: number, salt, start and end.
+/// A life of a segment's file: its number, its salt, where it starts and where it ends.
+pub type Life = (u64, u64, u64, u64);
+
+/// Whether a footer's file holds in itself, and of which life it speaks.
 #[must_use]
-pub fn footer_life(file: &[u8], journal: u64) -> Option<(u64, u64, u64, u64)> {
+pub fn footer_life(file: &[u8], journal: u64) -> Option<Life> {
     let header = file.get(..CHUNK_HEADER_BYTES)?;
     let holds = &header[..8] == b"TRFOOT01"
         && u32_at(header, 124) == crc32c(&header[..124])

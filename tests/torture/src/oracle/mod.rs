@@ -300,7 +300,7 @@ impl Recovery<'_> {
         let checkpoint_lost = superblock.newest.is_some() && newest.is_none();
         let none_is_good = checkpoint_lost && previous.is_none();
         let checkpoint = newest.or(previous).unwrap_or_default();
-        let found = self.links(copy_lost, checkpoint.covers);
+        let found = self.links(copy_lost, &checkpoint);
         let (links, adopted) = match found {
             Ok(found) => found,
             Err(_) if none_is_good => {
@@ -370,14 +370,16 @@ impl Recovery<'_> {
 
     /// J-7, J-8: the segments that replay goes through, oldest first, and whether a lost superblock began the last of them.
     /// Otherwise the file that is damaged.
-    fn links(&self, copy_lost: bool, covers: u64) -> Result<(Vec<Link>, bool), String> {
-        let mut head = self.begun_last(covers)?;
-        let mut adopted = false;
-        if copy_lost {
-            let later = self.later_than(head.header.seq);
-            adopted = later.is_some();
-            head = later.unwrap_or(head);
-        }
+    fn links(&self, copy_lost: bool, checkpoint: &Checkpoint) -> Result<(Vec<Link>, bool), String> {
+        let covers = checkpoint.covers;
+        let known: BTreeSet<u32> = match copy_lost {
+            true => BTreeSet::new(),
+            false => checkpoint.rows.values().map(|row| row.file).collect(),
+        };
+        let head = self.begun_last(covers)?;
+        let later = self.later_than(head.header.seq, &known);
+        let adopted = later.is_some();
+        let head = later.unwrap_or(head);
         let mut links = vec![head];
         loop {
             let oldest = links[links.len() - 1];
@@ -440,10 +442,11 @@ impl Recovery<'_> {
         Err("superblock".to_owned())
     }
 
-    fn later_than(&self, seq: u64) -> Option<Link> {
+    fn later_than(&self, seq: u64, known: &BTreeSet<u32>) -> Option<Link> {
         let numbers = self.files.keys();
         let numbers = numbers.filter_map(|name| name.strip_prefix("segment-")?.parse().ok());
-        let links = numbers.filter_map(|file: u32| {
+        let unknown = numbers.filter(|file: &u32| !known.contains(file));
+        let links = unknown.filter_map(|file: u32| {
             let header = self.header(file)?;
             let is_begun = self.holds_chunk(file, header.salt, header.start);
             (header.seq > seq && is_begun).then_some(Link { file, header })
@@ -559,7 +562,9 @@ impl Recovery<'_> {
         let mut kept = Vec::new();
         for (seq, row) in checkpoint.rows.iter().rev() {
             let is_older = *seq < first && row.end <= checkpoint.covers;
-            if !is_older || !taken.insert(row.file) {
+            let mut recent = self.superblock.recent.iter();
+            let is_overtaken = recent.any(|it| it.file == row.file && it.seq > *seq);
+            if !is_older || is_overtaken || !taken.insert(row.file) {
                 continue;
             }
             if self.segment_file(row.file).is_some() {
