@@ -4,7 +4,7 @@
 //! vanish without a word.
 
 use crate::catalogue::{ApplyError, Catalogue, Node};
-use crate::checkpoint::{LogFault, Recovery};
+use crate::checkpoint::{LogEnd, LogFault, Rebuilt};
 use crate::control::{Control, Opened};
 use crate::event::{Fact, ShardBoot};
 use core::fmt;
@@ -18,7 +18,7 @@ use tiderace_base::limits;
 use tiderace_base::position::Epoch;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
-use tiderace_storage::{OpenError, Settings};
+use tiderace_storage::{OpenError, Recovery, Settings};
 
 /// What a start needs to know.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct ControlConfig {
     pub boot: BootId,
     /// The address that all shards share.
     pub shared: SocketAddr,
-    /// Each shard and its journal, which is open already: 1 to [`limits::SHARDS_MAX`].
+    /// Each shard and its journal, which was read already and is not begun: 1 to [`limits::SHARDS_MAX`].
     pub shards: Vec<ShardJournal>,
     /// The durability of streams whose creator names none.
     pub durability: Durability,
@@ -39,7 +39,7 @@ pub struct ControlConfig {
     pub journal: Settings,
 }
 
-/// A shard's journal, as it was found when it was opened for this run.
+/// A shard's journal, as it was found when it was read for this run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardJournal {
     /// Where the shard is reached.
@@ -194,17 +194,30 @@ impl Draws {
     }
 }
 
-impl Control {
-    /// Opens the control journal of a node whose shard journals are open, and prepares this run's boot. Blocks on the disk.
-    /// Nothing is led yet: the first snapshot is posted once the boot is durable, which takes turns of the machine. Its
-    /// first turn needs no event.
+/// A control machine that was read and not begun: its log adds up, the shards' journals are the ones that it knows, and nothing
+/// on the disk has changed.
+#[derive(Debug)]
+pub struct ControlRecovery {
+    catalogue: Catalogue,
+    log: LogEnd,
+    node: NodeId,
+    facts: Vec<Fact>,
+    shard_count: usize,
+    durability: Durability,
+    chunk_bytes_max: usize,
+    journal: Recovery,
+}
+
+impl ControlRecovery {
+    /// Reads the control journal of a node whose shard journals were read, and concludes this run's boot. Changes nothing.
+    /// Blocks on the disk.
     ///
     /// # Errors
-    /// Why the node must not start, and what to do. The disk is then as it was, but for what opening a journal writes.
+    /// Why the node must not start, and what to do.
     ///
     /// # Panics
     /// When the configuration has no shard or more than [`limits::SHARDS_MAX`].
-    pub fn open(
+    pub fn read(
         disk: &mut impl Disk,
         config: ControlConfig,
         now: Now,
@@ -221,13 +234,12 @@ impl Control {
             ..config.journal.clone()
         };
         let chunk_bytes_max = settings.chunk_bytes_max;
-        let mut recovery = Recovery::new();
-        let journal = tiderace_storage::open(disk, settings, now, &mut recovery)
+        let mut rebuilt = Rebuilt::new();
+        let journal = tiderace_storage::recover(disk, settings, now, &mut rebuilt)
             .map_err(ControlError::Journal)?;
-        let (catalogue, log) = recovery.finish().map_err(ControlError::Log)?;
+        let (catalogue, log) = rebuilt.finish().map_err(ControlError::Log)?;
         let (node, facts) = conclude_boot(&catalogue, &config, &draws)?;
-        Ok(Self::new(Opened {
-            journal,
+        Ok(Self {
             catalogue,
             log,
             node,
@@ -235,6 +247,27 @@ impl Control {
             shard_count: config.shards.len(),
             durability: config.durability,
             chunk_bytes_max,
+            journal,
+        })
+    }
+
+    /// Begins the journal, after those of the shards: what the boot says of them must be true when it is committed. Blocks on
+    /// the disk. Nothing is led yet: the first snapshot is posted once the boot is durable, which takes turns of the machine.
+    /// Its first turn needs no event.
+    ///
+    /// # Errors
+    /// When the disk cannot be written.
+    pub fn begin(self, disk: &mut impl Disk) -> Result<Control, ControlError> {
+        let journal = self.journal.begin(disk).map_err(ControlError::Journal)?;
+        Ok(Control::new(Opened {
+            journal,
+            catalogue: self.catalogue,
+            log: self.log,
+            node: self.node,
+            facts: self.facts,
+            shard_count: self.shard_count,
+            durability: self.durability,
+            chunk_bytes_max: self.chunk_bytes_max,
         }))
     }
 }

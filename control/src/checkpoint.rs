@@ -190,7 +190,7 @@ impl fmt::Display for LogFault {
 
 /// Rebuilds the catalogue while the control journal is opened. Stops at the first fault and keeps it.
 #[derive(Debug)]
-pub(crate) struct Recovery {
+pub(crate) struct Rebuilt {
     source: Source,
     log: LogEnd,
     fault: Option<LogFault>,
@@ -202,7 +202,7 @@ enum Source {
     Entries(Catalogue),
 }
 
-impl Recovery {
+impl Rebuilt {
     pub(crate) fn new() -> Self {
         Self {
             source: Source::Cells(Assembly::default()),
@@ -282,7 +282,7 @@ impl Recovery {
     }
 }
 
-impl Replay for Recovery {
+impl Replay for Rebuilt {
     fn cell(&mut self, kind: u8, key: &[u8], value: Option<&[u8]>) {
         if self.fault.is_none() {
             self.fault = self.take_cell(kind, key, value).err().map(LogFault::Cell);

@@ -17,7 +17,7 @@ mod event;
 #[cfg(test)]
 mod tests;
 
-pub use boot::{ControlConfig, ControlError, ShardJournal};
+pub use boot::{ControlConfig, ControlError, ControlRecovery, ShardJournal};
 pub use catalogue::{ApplyError, Catalogue, JournalRecord, Node, Proposal};
 pub use checkpoint::LogFault;
 pub use control::{Control, Stats};

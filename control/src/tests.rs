@@ -3,7 +3,7 @@
 
 use crate::catalogue::{ApplyError, Catalogue, Proposal};
 use crate::cell::{Assembly, CellKey, FORMAT};
-use crate::checkpoint::{LOG_KIND, LogEnd, LogFault, Recovery};
+use crate::checkpoint::{LOG_KIND, LogEnd, LogFault, Rebuilt};
 use crate::control::entry_header;
 use crate::encoding::DecodeError;
 use crate::event::{CatalogueEvent, Fact, ShardBoot};
@@ -216,7 +216,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn replay(&self, recovery: &mut Recovery) {
+    fn replay(&self, recovery: &mut Rebuilt) {
         let header = entry_header(self.place, &self.body, 5);
         let at = Lsn::new(self.place.sequence.get() * 100);
         recovery.entry(at, at.advance(100), &header, &self.body);
@@ -245,7 +245,7 @@ fn log(prng: &mut Prng) -> (Vec<Entry>, Vec<Catalogue>) {
     (entries, states)
 }
 
-fn replay_cells(recovery: &mut Recovery, state: &Catalogue, place: LogEnd) {
+fn replay_cells(recovery: &mut Rebuilt, state: &Catalogue, place: LogEnd) {
     recovery.cell(LOG_KIND, &[], Some(&place.encode()));
     let mut cursor = None;
     while let Some(key) = state.next_cell(cursor) {
@@ -260,7 +260,7 @@ fn where_the_replay_begins_before_the_checkpoint_does_not_matter() {
     let (entries, states) = log(&mut prng);
     for captured in 1..=entries.len() {
         for first in 0..=captured {
-            let mut recovery = Recovery::new();
+            let mut recovery = Rebuilt::new();
             let place = entries[captured - 1].place;
             replay_cells(&mut recovery, &states[captured], place);
             for entry in &entries[first..] {
@@ -276,7 +276,7 @@ fn where_the_replay_begins_before_the_checkpoint_does_not_matter() {
 #[test]
 fn a_missing_entry_is_refused_and_named() {
     let (entries, _) = log(&mut Prng::new(9));
-    let mut recovery = Recovery::new();
+    let mut recovery = Rebuilt::new();
     for entry in entries
         .iter()
         .filter(|entry| entry.place.sequence.get() != 7)
@@ -296,7 +296,7 @@ fn a_missing_entry_is_refused_and_named() {
 #[test]
 fn another_journals_entry_and_unreadable_ones_are_refused() {
     let (entries, _) = log(&mut Prng::new(10));
-    let mut recovery = Recovery::new();
+    let mut recovery = Rebuilt::new();
     let body = [0; 8];
     let header = encode_entry(EntryKind::PartitionDrop, NO_PARTITION, &body);
     recovery.entry(Lsn::new(1), Lsn::new(2), &header, &body);
@@ -307,7 +307,7 @@ fn another_journals_entry_and_unreadable_ones_are_refused() {
         Some(LogFault::Foreign(Lsn::new(1)))
     );
 
-    let mut recovery = Recovery::new();
+    let mut recovery = Rebuilt::new();
     let short = Entry {
         place: entries[0].place,
         body: entries[0].body[1..].to_vec(),
@@ -315,7 +315,7 @@ fn another_journals_entry_and_unreadable_ones_are_refused() {
     short.replay(&mut recovery);
     assert!(matches!(recovery.finish().err(), Some(LogFault::Entry(..))));
 
-    let mut recovery = Recovery::new();
+    let mut recovery = Rebuilt::new();
     let out_of_place = Entry {
         place: entries[0].place,
         body: entries[1].body.clone(),
@@ -323,7 +323,7 @@ fn another_journals_entry_and_unreadable_ones_are_refused() {
     out_of_place.replay(&mut recovery);
     assert!(matches!(recovery.finish().err(), Some(LogFault::Apply(..))));
 
-    let mut recovery = Recovery::new();
+    let mut recovery = Rebuilt::new();
     recovery.cell(LOG_KIND, &[], Some(&[FORMAT]));
     assert_eq!(
         recovery.finish().err(),

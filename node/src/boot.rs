@@ -7,8 +7,8 @@ use tiderace_base::disk::{Disk, DiskError};
 use tiderace_base::ids::{BootId, NodeId, ShardId};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
-use tiderace_control::{Control, ControlConfig, ControlError, ShardJournal};
-use tiderace_shard::{Shard, ShardConfig, ShardError};
+use tiderace_control::{Control, ControlConfig, ControlError, ControlRecovery, ShardJournal};
+use tiderace_shard::{Shard, ShardConfig, ShardError, ShardRecovery};
 use tiderace_storage::{OpenError, Settings};
 
 /// Bytes of one send to a subscriber: enough to keep a socket busy for a turn.
@@ -121,8 +121,8 @@ pub struct Node {
 /// Recovers a node from its journals' directories, or creates it there.
 ///
 /// # Errors
-/// What keeps it from starting, and what to do about it. The directories are then as they were, but for what opening
-/// a journal writes; starting again is always safe.
+/// What keeps it from starting, and what to do about it. Where the journals are damaged or do not belong together nothing was
+/// changed; where a disk cannot be written, starting again is safe.
 ///
 /// # Panics
 /// When there is not one disk per configured shard.
@@ -142,7 +142,7 @@ pub fn boot<D: Disk>(
     );
     let memory = config.shard_memory();
     let mut seeds = Prng::new(seed);
-    let mut shards = Vec::with_capacity(shard_disks.len());
+    let mut found = Vec::with_capacity(shard_disks.len());
     for (index, disk) in shard_disks.iter_mut().enumerate() {
         let id = ShardId::new(u16::try_from(index).expect("the configuration bounds the shards"));
         let settings = shard_settings(config, id, boot, seeds.next_u64());
@@ -158,16 +158,16 @@ pub fn boot<D: Disk>(
             send_bytes_max: SEND_BYTES_MAX,
             producers: memory.producers,
         };
-        let shard = Shard::open(disk, shard_config, settings, now)
+        let shard = ShardRecovery::read(disk, shard_config, settings, now)
             .map_err(|error| BootError::Shard { shard: id, error })?;
-        shards.push(shard);
+        found.push(shard);
     }
-    let journals = shards
+    let journals = found
         .iter()
         .zip(&config.shard_addrs)
         .map(|(shard, address)| ShardJournal {
             address: *address,
-            disk: shard.disk_id(),
+            disk: shard.disk(),
             boot_count: shard.boot_count(),
             epoch_max: shard.epoch_max(),
         })
@@ -181,7 +181,18 @@ pub fn boot<D: Disk>(
         seed: seeds.next_u64(),
         journal: control_settings(config, boot),
     };
-    let control = Control::open(control_disk, control_config, now).map_err(BootError::Control)?;
+    let control =
+        ControlRecovery::read(control_disk, control_config, now).map_err(BootError::Control)?;
+    // All of them belong together: only now does anything change.
+    let mut shards = Vec::with_capacity(found.len());
+    for ((shard, disk), index) in found.into_iter().zip(shard_disks).zip(0..) {
+        let id = ShardId::new(index);
+        let shard = shard
+            .begin(disk)
+            .map_err(|error| BootError::Shard { shard: id, error })?;
+        shards.push(shard);
+    }
+    let control = control.begin(control_disk).map_err(BootError::Control)?;
     Ok(Node { control, shards })
 }
 

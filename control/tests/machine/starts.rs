@@ -12,8 +12,18 @@ fn refused(change: impl FnOnce(&mut World)) -> (ControlError, String) {
     let mut world = started(11, 3);
     world.crash();
     change(&mut world);
+    let before = format!("{:?}", world.disk);
     let error = world.start().expect_err("a refusal");
     let text = error.to_string();
+    // Whoever tries again is told the same, and finds what is there as it was.
+    for _ in 0..3 {
+        let again = world.start().expect_err("the same refusal").to_string();
+        assert_eq!(again, text);
+    }
+    assert!(
+        format!("{:?}", world.disk) == before,
+        "a refused start changed the disk"
+    );
     (error, text)
 }
 

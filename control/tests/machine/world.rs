@@ -15,7 +15,7 @@ use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine};
 use tiderace_base::position::Epoch;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now, Wall};
-use tiderace_control::{Control, ControlConfig, ControlError, ShardJournal};
+use tiderace_control::{Control, ControlConfig, ControlError, ControlRecovery, ShardJournal};
 use tiderace_storage::Settings;
 
 pub(crate) type Answer = Result<Outcome, Refusal>;
@@ -104,14 +104,13 @@ impl World {
         self.boots += 1;
         self.config.boot = BootId::new(self.boots);
         self.config.seed = self.prng.next_u64();
-        for shard in &mut self.config.shards {
+        let mut config = self.config.clone();
+        for shard in &mut config.shards {
             shard.boot_count += 1;
         }
-        self.control = Some(Control::open(
-            &mut self.disk,
-            self.config.clone(),
-            self.now,
-        )?);
+        let found = ControlRecovery::read(&mut self.disk, config.clone(), self.now)?;
+        self.config = config;
+        self.control = Some(found.begin(&mut self.disk)?);
         self.shards = self
             .config
             .shards

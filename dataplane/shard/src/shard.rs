@@ -18,13 +18,12 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tiderace_base::catalogue::Snapshot;
-use tiderace_base::disk::Disk;
-use tiderace_base::ids::{BootId, ConnectionId, DiskId, PartitionKey, ShardId};
+use tiderace_base::ids::{BootId, ConnectionId, PartitionKey, ShardId};
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
-use tiderace_base::position::{Epoch, Lsn};
+use tiderace_base::position::Lsn;
 use tiderace_base::time::{Mono, Now};
-use tiderace_storage::{Alarm, Journal, Mark, OpenError, Output, Settings};
+use tiderace_storage::{Alarm, Journal, Mark, OpenError, Output};
 
 /// What a shard is told.
 #[derive(Clone, Debug)]
@@ -180,25 +179,15 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Recovers a shard from its journal's directory, or creates it there. Blocking: before threads start.
+    /// A shard over a journal that was begun, with what was rebuilt from it.
     ///
-    /// # Errors
-    /// When the directory cannot be read, belongs to another node or a newer version, or holds damage that a lone node
-    /// cannot repair.
-    pub fn open<D: Disk>(
-        disk: &mut D,
-        config: ShardConfig,
-        settings: Settings,
-        now: Now,
-    ) -> Result<Self, ShardError> {
+    /// # Panics
+    /// When there is no room for two cold reads.
+    pub(crate) fn new(config: ShardConfig, rebuilt: Rebuilt, journal: Journal) -> Self {
         assert!(
             config.held_bytes_max >= 2 * read_buffer_bytes_max(config.read_bytes_max),
             "a read may be under way while another is being sent"
         );
-        let mut rebuilt = Rebuilt::new(config.producers);
-        let journal = tiderace_storage::open(disk, settings, now, &mut rebuilt)
-            .map_err(ShardError::Journal)?;
-        let rebuilt = rebuilt.finish().map_err(ShardError::Contradiction)?;
         let metrics = Arc::new(Metrics::default());
         metrics.partitions.set(rebuilt.partitions.len() as u64);
         rebuilt.producer_room.publish(&metrics);
@@ -210,7 +199,7 @@ impl Shard {
             .map(|(index, _)| index)
             .collect();
         let unbound = rebuilt.partitions.iter().map(|(index, _)| index).collect();
-        Ok(Self {
+        Self {
             metrics,
             alarm: Alarm::default(),
             phase: Phase::Waiting,
@@ -250,7 +239,7 @@ impl Shard {
             wake_at: None,
             outputs: Vec::new(),
             scratch: Vec::new(),
-        })
+        }
     }
 
     /// What the shard counts; may be read from any thread.
@@ -269,28 +258,6 @@ impl Shard {
     #[must_use]
     pub fn alarm(&self) -> Alarm {
         self.alarm.clone()
-    }
-
-    /// The identity of the disk that holds the journal.
-    #[must_use]
-    pub fn disk_id(&self) -> DiskId {
-        self.journal.disk_id()
-    }
-
-    /// How often this journal was opened.
-    #[must_use]
-    pub fn boot_count(&self) -> u64 {
-        self.journal.boot_count()
-    }
-
-    /// The greatest epoch of any entry that the journal holds; zero when it holds none.
-    #[must_use]
-    pub fn epoch_max(&self) -> Epoch {
-        self.slots
-            .iter()
-            .map(|held| held.slot.last_epoch())
-            .max()
-            .unwrap_or_default()
     }
 
     /// Every partition held, for whoever inspects a shard from outside: key, start, visible end, end.

@@ -20,6 +20,7 @@ use tiderace_base::region::aligned_zeroed;
 use tiderace_base::time::Now;
 
 /// What was found, and what is to follow it.
+#[derive(Debug)]
 pub(crate) struct Beginning {
     /// The one that was believed.
     pub(crate) superblock: Superblock,
@@ -82,6 +83,11 @@ impl Beginning {
         }
     }
 
+    /// Whether no journal was ever served from this directory.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.superblock.generation == 0
+    }
+
     /// Makes the recovery happen.
     pub(crate) fn make_durable<D: Disk>(
         mut self,
@@ -95,7 +101,7 @@ impl Beginning {
         for file in &self.replayed {
             sync(disk, JournalFile::Segment(*file))?;
         }
-        if self.superblock.generation > 0 {
+        if !self.is_fresh() {
             superblocks::lengthen(disk, directory)?;
             sync(disk, JournalFile::Superblock)?;
         }

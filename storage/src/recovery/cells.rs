@@ -135,12 +135,16 @@ impl Cells {
         superblock: &Superblock,
         copy_lost: bool,
     ) -> Result<Chain, OpenError> {
-        // A row's file holds the life that the row tells of, unless superblocks were lost since it was written.
-        let known: BTreeSet<u32> = if copy_lost {
+        // A row's file holds the life that the row tells of, unless superblocks were lost since it was written. One that is
+        // free may have been taken by the next superblock, which may be the one that is lost.
+        let mut known: BTreeSet<u32> = if copy_lost {
             BTreeSet::new()
         } else {
             self.rows.values().map(|row| row.file).collect()
         };
+        for free in &superblock.free {
+            known.remove(free);
+        }
         let found = chain::find(disk, window, directory, superblock, &known, self.covers);
         match (found, self.damaged) {
             (Err(OpenError::Damaged { .. }), Some((newest, previous))) => {

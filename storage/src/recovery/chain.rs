@@ -27,6 +27,8 @@ pub(crate) struct Chain {
     pub(crate) links: Vec<Link>,
     /// A segment stood in for a superblock that was lost: what only that superblock knew is lost too.
     pub(crate) adopted: bool,
+    /// The greatest number of a life in any header that was read.
+    pub(crate) last_seq: u64,
 }
 
 /// Finds the segments from the one that holds the byte before `covers` on: it may have been open when the checkpoint was
@@ -42,7 +44,8 @@ pub(crate) fn find<D: Disk>(
 ) -> Result<Chain, OpenError> {
     let mut adopted = false;
     let mut head = begun_last(disk, window, directory, superblock, covers)?;
-    if let Some(later) = later_life(disk, window, directory, superblock, known, head)? {
+    let (later, last_seq) = later_life(disk, window, directory, superblock, known, head)?;
+    if let Some(later) = later {
         head = later;
         adopted = true;
     }
@@ -68,7 +71,11 @@ pub(crate) fn find<D: Disk>(
         return Err(header_damaged(oldest.file, covers));
     }
     links.reverse();
-    Ok(Chain { links, adopted })
+    Ok(Chain {
+        links,
+        adopted,
+        last_seq,
+    })
 }
 
 /// The newest segment that the superblock names and that was begun. J-8
@@ -110,7 +117,8 @@ fn begun_last<D: Disk>(
 }
 
 /// A life that began after the superblock at hand was written: proof that a newer one was durable and is lost, whether its
-/// copy cannot be read or holds an older one that can.
+/// copy cannot be read or holds an older one that can. With it, the greatest number that any header has: one that has no chunk
+/// proves nothing, and was given all the same.
 fn later_life<D: Disk>(
     disk: &mut D,
     window: &mut Window,
@@ -118,12 +126,14 @@ fn later_life<D: Disk>(
     superblock: &Superblock,
     known: &BTreeSet<u32>,
     head: Link,
-) -> Result<Option<Link>, OpenError> {
+) -> Result<(Option<Link>, u64), OpenError> {
     let mut later: Option<Link> = None;
+    let mut last_seq = head.header.seq;
     for file in directory.segments().filter(|file| !known.contains(file)) {
         let Some(header) = read_header(disk, directory, superblock, file)? else {
             continue;
         };
+        last_seq = last_seq.max(header.seq);
         let recent = Recent {
             file,
             seq: header.seq,
@@ -139,7 +149,7 @@ fn later_life<D: Disk>(
             later = Some(Link { file, header });
         }
     }
-    Ok(later)
+    Ok((later, last_seq))
 }
 
 fn holds_chunk<D: Disk>(

@@ -1,4 +1,5 @@
-//! Opens a journal: reads everything, judges it, and only then changes anything. What was found is synced before it counts;
+//! Opens a journal in two steps: [`recover`] reads everything, judges it and changes nothing; [`Recovery::begin`] makes it
+//! happen. A node begins none of its journals before all of them are known to belong together. What was found is synced before it counts;
 //! nothing is ever appended to a segment that was found: a new one begins, and the superblock that names it is what makes
 //! the recovery happen. A crash at any step leaves what the next recovery reads the same way. The rules stand in
 //! `docs/journal.md`.
@@ -29,6 +30,7 @@ use tiderace_base::time::Now;
 use window::Window;
 
 /// The journal's files and their sizes, as they were found.
+#[derive(Debug)]
 pub(crate) struct Directory {
     files: BTreeMap<JournalFile, u64>,
 }
@@ -117,25 +119,68 @@ pub(crate) struct Recovered {
     pub(crate) covers: Lsn,
 }
 
-/// Opens the journal in a directory, and creates it in an empty one.
+/// A journal that was read and judged, and nothing of it changed. Until it is begun, whoever read it may decide that it must
+/// not serve: it is then as if nobody had looked.
+#[derive(Debug)]
+pub struct Recovery {
+    beginning: Beginning,
+    directory: Directory,
+    settings: Settings,
+    now: Now,
+    prng: Prng,
+}
+
+impl Recovery {
+    /// The disk's identity. Of a directory without a journal, the one that it gets.
+    #[must_use]
+    pub fn disk(&self) -> DiskId {
+        self.beginning.superblock.disk
+    }
+
+    /// How many runs the superblock will have counted, this one among them.
+    #[must_use]
+    pub fn boot_count(&self) -> u64 {
+        self.beginning.superblock.boot_count + 1
+    }
+
+    /// Makes the recovery happen: the run is counted, a new segment begins. J-11
+    ///
+    /// # Errors
+    /// See [`OpenError`]: a crash or an error at any step leaves what the next recovery reads the same way.
+    pub fn begin<D: Disk>(self, disk: &mut D) -> Result<Journal, OpenError> {
+        if self.beginning.is_fresh() {
+            superblocks::create(disk)?;
+        }
+        let recovered = self.beginning.make_durable(
+            disk,
+            &self.directory,
+            self.settings,
+            self.now,
+            self.prng,
+        )?;
+        Ok(Journal::recovered(recovered))
+    }
+}
+
+/// Reads the journal in a directory and judges it, and prepares one for an empty directory. Changes nothing. What is handed to
+/// `replay` counts once the recovery has begun.
 ///
 /// # Errors
-/// See [`OpenError`]: nothing that matters was changed.
+/// See [`OpenError`].
 ///
 /// # Panics
 /// When the settings contradict one another: their owner has checked what a user chose.
-pub fn open<D: Disk>(
+pub fn recover<D: Disk>(
     disk: &mut D,
     settings: Settings,
     now: Now,
     replay: &mut impl Replay,
-) -> Result<Journal, OpenError> {
+) -> Result<Recovery, OpenError> {
     settings.check();
     let mut prng = Prng::new(settings.seed);
     let directory = Directory::read(disk)?;
     let beginning = match superblocks::choose(disk, &directory, FORMAT_VERSION)? {
         Choice::Fresh => {
-            superblocks::create(disk)?;
             let journal = JournalId::new(prng.next_u64());
             let disk_id = DiskId::new(prng.next_u128());
             Beginning::fresh(&settings, journal, disk_id)
@@ -161,6 +206,27 @@ pub fn open<D: Disk>(
             )?
         }
     };
-    let recovered = beginning.make_durable(disk, &directory, settings, now, prng)?;
-    Ok(Journal::recovered(recovered))
+    Ok(Recovery {
+        beginning,
+        directory,
+        settings,
+        now,
+        prng,
+    })
+}
+
+/// Opens the journal in a directory, and creates it in an empty one: [`recover`], and [`Recovery::begin`] at once.
+///
+/// # Errors
+/// See [`OpenError`]: nothing that matters was changed.
+///
+/// # Panics
+/// When the settings contradict one another: their owner has checked what a user chose.
+pub fn open<D: Disk>(
+    disk: &mut D,
+    settings: Settings,
+    now: Now,
+    replay: &mut impl Replay,
+) -> Result<Journal, OpenError> {
+    recover(disk, settings, now, replay)?.begin(disk)
 }

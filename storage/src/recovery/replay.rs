@@ -157,6 +157,7 @@ pub(crate) fn run<D: Disk>(
         .iter()
         .map(|link| link.header.seq)
         .chain(superblock.recent.iter().map(|recent| recent.seq))
+        .chain([chain.last_seq])
         .max()
         .unwrap_or(0);
     let dropped: Vec<u32> = chain.links[index + usize::from(kept)..]

@@ -12,7 +12,8 @@ use tiderace_base::position::Offset;
 
 /// Partitions named for one damaged place.
 const NAMED_MAX: usize = 64;
-/// Damaged places that are known and told of. Behind so many a file is lost as a whole.
+/// Damaged places that are known one by one. Beyond so many the file of the next one is told as a whole, so that what is known
+/// takes no more than this and a place for each file.
 const KNOWN_MAX: usize = 4096;
 
 impl Journal {
@@ -43,9 +44,17 @@ impl Journal {
         let is_told = met
             .iter()
             .any(|(start, end)| *start <= place.start && place.end <= *end);
-        if is_told || known.len() >= KNOWN_MAX {
+        if is_told {
             return;
         }
+        let file_bytes = self.settings.segment_bytes;
+        let whole_file = 0..file_bytes;
+        let place = if known.len() < KNOWN_MAX {
+            place
+        } else {
+            known.retain(|(life, _), _| *life != seq);
+            &whole_file
+        };
         // A reader sees its own partition's part of what the search finds whole: one place, told as far as it is known.
         let mut whole = place.clone();
         for (start, end) in met {

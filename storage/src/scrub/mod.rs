@@ -11,7 +11,7 @@ mod walk;
 use crate::checkpoint::PartCheck;
 use crate::footers::Waiter;
 use crate::format::chunk;
-use crate::format::superblock::{COPY_BYTES, Copy, Superblock};
+use crate::format::superblock::{COPY_BYTES, Copy, Superblock, copy_at};
 use crate::index::Footer;
 use crate::journal::Journal;
 use crate::operations::Op;
@@ -74,7 +74,8 @@ struct Reading {
 enum Source {
     Life(u64),
     Part(u64),
-    Superblock,
+    /// With the newest generation there is; none: it is being written.
+    Superblock(Option<u64>),
 }
 
 /// See the module.
@@ -146,6 +147,16 @@ impl Scrub {
         } else {
             Some(self.due.after_ns(PATIENCE_NS))
         }
+    }
+}
+
+/// What stands in a copy when no superblock is on its way: the newest, or the one before it. A start writes both, and so does
+/// a repair.
+fn generation_in(copy: u64, newest: u64) -> u64 {
+    if copy_at(newest) == copy * COPY_BYTES as u64 {
+        newest
+    } else {
+        newest - 1
     }
 }
 
@@ -285,11 +296,22 @@ impl Journal {
                 Stage::Superblock { copy, .. } => {
                     let at = *copy * COPY_BYTES as u64;
                     let (file, bytes) = (JournalFile::Superblock, COPY_BYTES as u64);
-                    self.scrub_read(file, at, bytes, Source::Superblock);
+                    self.scrub_read(
+                        file,
+                        at,
+                        bytes,
+                        Source::Superblock(self.settled_generation()),
+                    );
                     return true;
                 }
             }
         }
+    }
+
+    /// The generation of the newest superblock, which is durable; none: another one is asked for or on its way.
+    fn settled_generation(&self) -> Option<u64> {
+        let superblocks = &self.superblocks;
+        superblocks.is_idle().then_some(superblocks.next.generation)
     }
 
     /// The next life, around to the one that the pass began with.
@@ -377,14 +399,18 @@ impl Journal {
                 }
             }
             Stage::Superblock { copy, doubted } => {
-                let is_good = result.is_ok_and(|bytes| {
-                    matches!(Superblock::decode(&bytes, *copy), Copy::Valid(found)
-                        if found.journal == self.superblocks.next.journal)
+                let newest = self.settled_generation();
+                let is_good = result.is_ok_and(|bytes| match Superblock::decode(&bytes, *copy) {
+                    // Whole and old: a write that was said to be durable never came.
+                    Copy::Valid(found) => newest.is_some_and(|newest| {
+                        found.journal == self.superblocks.next.journal
+                            && found.generation == generation_in(*copy, newest)
+                    }),
+                    Copy::Invalid | Copy::Newer(_) => false,
                 });
-                // One that is being written may be seen half.
-                // After a first start one copy was never written.
-                let is_first = self.superblocks.next.generation < 2;
-                if is_good || is_first || !self.superblocks.is_idle() {
+                // One that was written meanwhile may be seen half, or not yet.
+                let is_settled = newest.is_some() && reading.of == Source::Superblock(newest);
+                if is_good || !is_settled {
                     pass.stage = Stage::Superblock {
                         copy: *copy + 1,
                         doubted: false,

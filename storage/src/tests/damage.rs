@@ -244,6 +244,103 @@ fn an_old_superblock_loses_no_segment_that_was_begun_since() {
     assert!(rolled > 30, "the case happens: {rolled}");
 }
 
+// J-7: the last write of a superblock is lost, and its copy is as it was before. Segments were released meanwhile, and their
+// files taken again, so that rows of the checkpoint tell of earlier lives in them.
+#[test]
+fn a_lost_superblock_write_loses_no_segment_in_a_file_that_was_free() {
+    let mut adopted = 0;
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        // Several segments between two checkpoints, so that a file is free and taken again before the next one.
+        world.settings = settings(seed, 200_000 + 20_000 * (seed % 10));
+        world.open();
+        let mut history: Vec<Vec<u8>> = Vec::new();
+        let mut note = |world: &World| {
+            let now = &world.disk.files[&JournalFile::Superblock].durable;
+            if history.last() != Some(now) {
+                history.push(now.clone());
+            }
+        };
+        let steps = world.prng.range(200, 800);
+        for _ in 0..steps {
+            let bytes = world.prng.range(1, 6000) as usize;
+            if world.append(bytes).is_err() || world.prng.chance(1, 4) {
+                world.settle();
+            }
+            note(&world);
+            if world.prng.chance(1, 40) {
+                for partition in 0..5 {
+                    let end = world.durable_end(partition);
+                    world.advance_start(partition, end).expect("there is room");
+                }
+                world.settle();
+                world.reclaim();
+                world.settle();
+                note(&world);
+            }
+        }
+        world.settle();
+        note(&world);
+        world.crash();
+        let generation = |bytes: &[u8], copy: usize| {
+            let at = copy * COPY_BYTES + 16;
+            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+        };
+        let last = history[history.len() - 1].clone();
+        let copy = usize::from(generation(&last, 1) > generation(&last, 0));
+        let earlier = history
+            .iter()
+            .rev()
+            .find(|it| generation(it, copy) < generation(&last, copy));
+        let Some(earlier) = earlier else { continue };
+        let range = copy * COPY_BYTES..(copy + 1) * COPY_BYTES;
+        let file = world.disk.files.get_mut(&JournalFile::Superblock);
+        let file = file.expect("it is there");
+        file.seen[range.clone()].copy_from_slice(&earlier[range.clone()]);
+        file.durable[range.clone()].copy_from_slice(&earlier[range]);
+        // Refused, or everything that was acknowledged is there.
+        if let Ok(owner) = world.try_open() {
+            world.check_recovered(&owner);
+            let mut marks = world.journal().marks().iter();
+            adopted += u64::from(marks.any(|mark| mark.kind == MarkKind::Suspect));
+        }
+    }
+    assert!(adopted > 20, "the case happens: {adopted}");
+}
+
+// J-11: whoever is refused elsewhere finds this journal as it was.
+#[test]
+fn a_recovery_that_is_not_begun_changes_nothing() {
+    for seed in 0..40 {
+        let mut world = if seed == 0 {
+            World::new(seed)
+        } else {
+            written(seed, 10 + 3 * seed, 30_000)
+        };
+        let before = world.disk.files.clone();
+        let mut count = 0;
+        for _ in 0..3 {
+            let settings = settings(seed, 30_000);
+            let found = crate::recover(&mut world.disk, settings, Now::default(), &mut Anybody)
+                .expect("the journal is sound");
+            assert!(
+                count == 0 || found.boot_count() == count,
+                "no run is counted"
+            );
+            count = found.boot_count();
+        }
+        let same = |(name, file): (&JournalFile, &super::disk::File)| {
+            before
+                .get(name)
+                .is_some_and(|it| it.durable == file.durable && it.seen == file.seen)
+        };
+        assert_eq!(world.disk.files.len(), before.len(), "seed {seed}");
+        assert!(world.disk.files.iter().all(same), "seed {seed}");
+        world.open();
+        assert_eq!(world.journal().boot_count(), count, "seed {seed}");
+    }
+}
+
 // J-1, J-11: whichever copy is lost, the other one tells of the same run.
 #[test]
 fn a_start_leaves_two_superblocks_of_its_own_run() {

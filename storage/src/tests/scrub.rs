@@ -245,6 +245,55 @@ fn what_can_be_written_anew_is() {
     }
 }
 
+// J-19, J-1: a copy that is whole and old is a write that never came.
+#[test]
+fn a_copy_of_the_superblock_that_is_old_is_written_anew() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.settings = patient(seed);
+        world.open();
+        let name = JournalFile::Superblock;
+        let old = world.disk.files[&name].durable.clone();
+        while world.journal().segments.len() < 4 {
+            if world.append(2000).is_err() {
+                world.settle();
+            }
+        }
+        world.settle();
+        search(&mut world);
+        assert_eq!(world.journal().stats().scrub_repairs, 0, "seed {seed}");
+        let range = (seed as usize % 2) * COPY_BYTES..(seed as usize % 2 + 1) * COPY_BYTES;
+        let file = world.disk.files.get_mut(&name).expect("it is there");
+        file.durable[range.clone()].copy_from_slice(&old[range.clone()]);
+        file.seen[range.clone()].copy_from_slice(&old[range.clone()]);
+        search(&mut world);
+        assert_eq!(world.journal().stats().scrub_repairs, 1, "seed {seed}");
+        assert_ne!(world.disk.files[&name].durable[range.clone()], old[range]);
+        search(&mut world);
+        assert_eq!(world.journal().stats().scrub_repairs, 1, "seed {seed}");
+        world.crash();
+        world.open();
+    }
+}
+
+// J-19: what is known of damage is bounded, and no damaged file passes for a sound one.
+#[test]
+fn beyond_what_can_be_known_one_by_one_a_file_is_told_whole() {
+    let mut world = written(5);
+    let lives: Vec<u64> = world.journal().segments.keys().copied().collect();
+    let (many, last) = (lives[0], lives[1]);
+    for place in 0..5000 {
+        let at = 4096 + place * 2;
+        world.journal().tell_damage(many, &(at..at + 1), None);
+    }
+    world.journal().tell_damage(last, &(8192..8193), None);
+    let known = world.journal().scrub.damaged();
+    assert!(known <= 4096, "{known}");
+    assert!(world.journal().scrub.forget(last), "no file is forgotten");
+    assert!(world.journal().scrub.forget(many));
+    assert_eq!(world.journal().scrub.damaged(), 0);
+}
+
 // J-19
 #[test]
 fn no_more_is_read_than_may_be_and_nothing_while_appends_are_under_way() {

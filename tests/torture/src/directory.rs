@@ -1,7 +1,7 @@
 //! A node's data directory in memory: every file that a start depends on, by its path below the directory. Read from a disk,
 //! changed, and written to another place, where runs of zeros take no room. Images of one node share the files that are equal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
@@ -93,6 +93,17 @@ impl Directory {
                 let name = name.strip_prefix(folder)?.strip_prefix('/')?;
                 Some((name.to_owned(), Arc::clone(bytes)))
             })
+            .collect()
+    }
+
+    /// The names of files that are not the same in both.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.files.keys().chain(other.files.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| self.files.get(*name) != other.files.get(*name))
+            .cloned()
             .collect()
     }
 

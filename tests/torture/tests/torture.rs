@@ -58,14 +58,14 @@ fn nothing_acknowledged_is_lost_by_kills_and_stops() {
 fn damage_comes_out_as_it_was_told() {
     let damaged = held(damage::run(&plan(20), &told)).expect("it needs nothing");
     assert!(damaged.count(Outcome::Refused.name()) > 0);
-    let mixed = held(image::run(&plan(8), &told)).expect("it needs nothing");
-    assert_eq!(mixed.cycles, 8);
+    let mixed = held(image::run(&plan(10), &told)).expect("it needs nothing");
+    assert_eq!(mixed.cycles, 10);
 }
 
 #[test]
 fn full_disks_and_refusals_cost_nothing_that_is_kept() {
-    if let Some(filled) = held(full::run(&plan(3), &told)) {
-        assert!(filled.count("disks filled") >= 3);
+    if let Some(filled) = held(full::run(&plan(10), &told)) {
+        assert!(filled.count("disks filled") >= 10);
     }
     if let Some(refused) = held(refuse::run(&plan(1), &told)) {
         assert_eq!(refused.count("refused: io_uring"), 1);

@@ -120,8 +120,6 @@ pub enum Expected {
         exits: Vec<i32>,
         /// The words.
         words: Vec<String>,
-        /// The folder of the journal that refuses, which nothing may have changed; none: others were opened meanwhile.
-        folder: Option<String>,
     },
     /// It runs, on what each shard's journal and control's hold.
     Runs {
@@ -157,19 +155,18 @@ pub fn expect(directory: &Directory, shards: usize, committed: &Committed) -> Ex
     for shard in 0..shards {
         match start(&directory.journal(&shard_folder(shard)), shard, shards) {
             Start::Runs(log) => logs.push(log),
-            other => return refused(other, format!("shard {shard}"), shard_folder(shard)),
+            other => return refused(other, format!("shard {shard}")),
         }
     }
     let control = match start(&directory.journal(CONTROL), 0, 1) {
         Start::Runs(log) => log,
-        other => return refused(other, "control journal".to_owned(), CONTROL.to_owned()),
+        other => return refused(other, "control journal".to_owned()),
     };
     // A start counts itself before it is held against what was committed.
     if let Some(old) = logs.iter().position(|log| log.boot_count < committed.boots) {
         return Expected::Refused {
             exits: vec![65],
             words: vec![format!("journal {old} is an old image")],
-            folder: None,
         };
     }
     let mut epochs = logs.iter().zip(&committed.epochs);
@@ -180,7 +177,6 @@ pub fn expect(directory: &Directory, shards: usize, committed: &Committed) -> Ex
                 format!("journal {new} holds epoch"),
                 "the control journal knows none above".to_owned(),
             ],
-            folder: None,
         };
     }
     Expected::Runs {
@@ -189,19 +185,18 @@ pub fn expect(directory: &Directory, shards: usize, committed: &Committed) -> Ex
     }
 }
 
-fn refused(start: Start, whose: String, folder: String) -> Expected {
-    let (exit, mut words, folder) = match start {
-        Start::Refused(words) => (64, words, Some(folder)),
-        Start::Differs(what) => (65, vec![what.to_owned()], Some(folder)),
-        Start::Newer => (63, vec!["format version".to_owned()], Some(folder)),
+fn refused(start: Start, whose: String) -> Expected {
+    let (exit, mut words) = match start {
+        Start::Refused(words) => (64, words),
+        Start::Differs(what) => (65, vec![what.to_owned()]),
+        Start::Newer => (63, vec!["format version".to_owned()]),
         // A journal that begins anew has another disk, and has run less often than the catalogue knows.
-        Start::Fresh | Start::Runs(_) => (65, vec![], None),
+        Start::Fresh | Start::Runs(_) => (65, vec![]),
     };
     words.push(whose);
     Expected::Refused {
         exits: vec![exit],
         words,
-        folder,
     }
 }
 
@@ -372,10 +367,13 @@ impl Recovery<'_> {
     /// Otherwise the file that is damaged.
     fn links(&self, copy_lost: bool, checkpoint: &Checkpoint) -> Result<(Vec<Link>, bool), String> {
         let covers = checkpoint.covers;
-        let known: BTreeSet<u32> = match copy_lost {
+        let mut known: BTreeSet<u32> = match copy_lost {
             true => BTreeSet::new(),
             false => checkpoint.rows.values().map(|row| row.file).collect(),
         };
+        for free in &self.superblock.free {
+            known.remove(free);
+        }
         let head = self.begun_last(covers)?;
         let later = self.later_than(head.header.seq, &known);
         let adopted = later.is_some();
