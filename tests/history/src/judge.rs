@@ -259,8 +259,8 @@ impl Stale {
                 reader, partition, ..
             } => {
                 let asked = self.asked.get(reader).copied();
-                let is_late =
-                    knowledge.is_volatile(*partition) && asked.is_some_and(|(run, _)| run != self.run);
+                let is_late = knowledge.is_volatile(*partition)
+                    && asked.is_some_and(|(run, _)| run != self.run);
                 if is_late {
                     self.late.insert(*reader);
                 } else {
