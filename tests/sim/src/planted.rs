@@ -108,7 +108,7 @@ pub const fn aim(bug: Bug) -> Aim {
             &["offsets_never_disagree", "retries_never_duplicate"],
             10,
         ),
-        Bug::ForgetReaders => at(&["a_drain_never_forgets_a_reader"], &[], 100),
+        Bug::ForgetReaders => at(&["a_drain_never_forgets_a_reader"], &[], 300),
         Bug::ForgetSubscription => at(&["no_cycle_of_waiting"], &[], 20),
         Bug::KeepEverybody => at(&["memory_never_exceeds_its_budget"], &[], 50),
         Bug::AnswerOldEnd => at(
