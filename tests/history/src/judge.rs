@@ -163,6 +163,19 @@ impl Judge {
         self.first.as_ref()
     }
 
+    /// Every property that is broken, the first one first: one observation may break several.
+    #[must_use]
+    pub fn broken(&self) -> Vec<&'static str> {
+        let first = self.first.iter().map(|violation| violation.property);
+        let others = self.seats.iter().filter_map(|seat| seat.violation.as_ref());
+        let mut broken: Vec<&str> = first
+            .chain(others.map(|violation| violation.property))
+            .collect();
+        let mut seen = BTreeSet::new();
+        broken.retain(|property| seen.insert(*property));
+        broken
+    }
+
     /// What became of each property, in the order of their names.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {

@@ -134,6 +134,9 @@ pub trait Actor {
 
     /// Faults have ended: from now on the actor works towards its goal and stops making trouble.
     fn heal(&mut self, port: &mut Port<'_>);
+
+    /// Whoever writes has finished: what there is now, the actor has to reach, if it reads.
+    fn conclude(&mut self, _port: &mut Port<'_>) {}
 }
 
 /// What a client asks of the world.

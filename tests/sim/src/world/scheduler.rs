@@ -25,7 +25,7 @@ use crate::world::disk::{Ending, Power, SimDisk};
 use crate::world::faults::{Fault, Faults};
 use crate::world::mesh::Mesh;
 use crate::world::network::{self, Network, ReceiveBuffers};
-use crate::world::trace::Trace;
+use crate::world::trace::{Lines, Trace};
 use crate::world::{
     Actor, ActorEvent, ActorId, Counted, LinkId, MachineId, Port, Program, Request,
 };
@@ -42,8 +42,8 @@ pub struct Setup {
     pub seed: u64,
     /// What goes wrong.
     pub faults: Faults,
-    /// Whether the trace is printed.
-    pub prints: bool,
+    /// What becomes of the trace's lines.
+    pub lines: Lines,
     /// Messages at which a mesh says it is full.
     pub mesh_limit: usize,
     /// Receive buffers of each machine's driver.
@@ -198,7 +198,7 @@ impl World {
             network: Network::default(),
             mesh: Mesh::new(setup.mesh_limit),
             faults: setup.faults,
-            trace: Trace::new(setup.prints),
+            trace: Trace::new(setup.lines),
             judge,
             recorder: None,
             receive_buffers: setup.receive_buffers,
@@ -301,6 +301,14 @@ impl World {
         for index in 0..self.actors.len() {
             let id = ActorId(u16::try_from(index).expect("actors are few"));
             self.with_actor(id, |actor, port| actor.heal(port));
+        }
+    }
+
+    /// Whoever writes has finished: every client that reads is given the end as its goal.
+    pub fn conclude(&mut self) {
+        for index in 0..self.actors.len() {
+            let id = ActorId(u16::try_from(index).expect("actors are few"));
+            self.with_actor(id, |actor, port| actor.conclude(port));
         }
     }
 

@@ -22,6 +22,7 @@ impl World {
             if self.faults.fires(Fault::WallJump, &mut self.prng) {
                 let by_us = self.prng.below(7_200_000_000) as i64 - 3_600_000_000;
                 self.node(node).clock.jump(by_us);
+                self.observe(&Observation::ClockSet { node });
             }
             if self.faults.fires(Fault::DiskFull, &mut self.prng) {
                 for seat in &self.nodes[index].seats {
