@@ -45,7 +45,6 @@ enum Damage {
 
 #[derive(Clone, Copy, Debug)]
 struct Settings {
-    nodes: usize,
     damage: Damage,
     drops: u64,
     repeats: u64,
@@ -116,7 +115,6 @@ impl World {
         };
         let nodes = 3 + prng.below(3) as usize;
         let settings = Settings {
-            nodes,
             damage,
             drops: prng.below(15),
             repeats: prng.below(15),
@@ -292,7 +290,10 @@ impl World {
                     others += 1;
                 }
             }
-            !is_member || others + 1 < set.quorum()
+            // And a majority stays sound, so that members can be replaced one by one.
+            let count = set.members().len();
+            let leaves_majority = count == 2 || 2 * (others + 1) < count;
+            !is_member || others + 1 < set.quorum() && leaves_majority
         })
     }
 
@@ -426,16 +427,13 @@ impl World {
             return false;
         };
         let record = self.control.record;
-        let is_lossy = self.settings.damage == Damage::Lossy;
         let end = self.nodes[leads].copy.end();
         let has_all = record.configuration.members().iter().all(|member| {
             let node = &self.nodes[index_of(member.node)];
-            let is_out = is_lossy && node.copy.quarantine().is_some();
-            is_out
-                || node.disk.id == member.disk
-                    && node.copy.durable() == end
-                    && node.copy.committed() == end
-                    && node.copy.marks().is_none()
+            node.disk.id == member.disk
+                && node.copy.durable() == end
+                && node.copy.committed() == end
+                && node.copy.marks().is_none()
         });
         if record.next.is_none() && has_all {
             self.checker.readable(&self.nodes[leads].log);
@@ -453,16 +451,19 @@ impl World {
                 Role::Follows(follower) => format!("{follower:?}"),
                 Role::Leads(leader) => format!("{leader:?}"),
             };
+            let copy = &node.copy;
             let _ = writeln!(
                 text,
-                "{:?} {:?} {:?} up {} disk {:?} spare {:?}\n  {role}\n  {:?}",
+                "{:?} {:?} up {} disk {:?} {:?} durable {:?} committed {:?} promised {:?} {:?}\n  {role}",
                 node.id,
                 node.boot,
-                node.copy.held(),
                 node.is_up,
                 node.disk.id,
-                node.spare.as_ref().map(|disk| disk.id),
-                node.copy
+                copy.held(),
+                copy.durable(),
+                copy.committed(),
+                copy.promised(),
+                copy.marks(),
             );
         }
         let _ = writeln!(text, "{:?}", self.control.controllers);
@@ -476,7 +477,9 @@ fn run(seed: u64) -> Outcome {
     for _ in 0..STEPS {
         world.step();
     }
-    world.heal();
+    if !world.checker.is_lossy {
+        world.heal();
+    }
     Outcome {
         committed: world.checker.settled.len(),
         epochs: world.checker.led.len(),

@@ -31,7 +31,7 @@ fn ack(from: Member, of: u32, durable: u64) -> Ack {
 fn acked(leader: &mut Leader, held: &mut SlotCopy, durable: u64) -> Option<u64> {
     let of = leader.epoch().get();
     assert!(matches!(
-        leader.fetch(held, &fetch(member(2), of, end(1, 3))),
+        leader.fetch(held, &fetch(member(2), of, held.held())),
         FetchAnswer::Entries(_)
     ));
     let moved = leader

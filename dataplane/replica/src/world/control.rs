@@ -96,10 +96,18 @@ impl Control {
         }
     }
 
+    /// An election is due, unless one runs: that one may be the remedy.
+    pub(super) fn is_due(&mut self) {
+        self.is_due |= self
+            .controllers
+            .iter()
+            .all(|controller| controller.run.is_none());
+    }
+
     /// The boot's death is committed. It may well be alive, out of reach.
     pub(super) fn declare_dead(&mut self, index: usize) {
         self.node_started(index, BootId::new(0));
-        self.is_due = true;
+        self.is_due();
     }
 
     fn turn_generation(&mut self) {
@@ -125,6 +133,7 @@ impl Control {
             && run.epoch > self.record.epoch
             && self.record.boots[index] == winner.member.boot;
         if is_current {
+            self.is_due = false;
             self.record.leader = Some(winner.member);
             self.record.epoch = run.epoch;
             self.record.wait_ns = winner.wait_ns;
@@ -187,6 +196,7 @@ impl World {
     fn is_change_needed(&self, view: &Record) -> bool {
         let mut members = view.configuration.members().iter();
         self.is_healing
+            && view.next.is_none()
             && members.any(|member| self.nodes[index_of(member.node)].disk.id != member.disk)
     }
 
@@ -253,7 +263,10 @@ impl World {
         let quorum = members.len() / 2 + 1;
         let damaged = members
             .iter()
-            .filter(|member| !self.nodes[index_of(member.node)].disk.marks.is_none())
+            .filter(|member| {
+                let disk = &self.nodes[index_of(member.node)].disk;
+                disk.id != member.disk || !disk.marks.is_none()
+            })
             .count();
         if damaged >= quorum {
             return None;
@@ -308,7 +321,7 @@ impl World {
             Choice::Outrun { promised } => {
                 controller.promised = controller.promised.max(promised);
                 controller.run = None;
-                self.control.is_due = true;
+                self.control.is_due();
                 return;
             }
             Choice::NeedsMore { .. } | Choice::NeedsAll { .. } | Choice::LossyOnly => {
@@ -329,7 +342,7 @@ impl World {
                     None => {
                         if run.turns > 12 {
                             self.control.controllers[at].run = None;
-                            self.control.is_due = true;
+                            self.control.is_due();
                         }
                         return;
                     }
@@ -342,7 +355,7 @@ impl World {
         self.control.controllers[at].run = None;
         let is_led = is_in_next && self.control.propose_led(&run, &winner);
         if !is_led && self.control.record.leader.is_none() {
-            self.control.is_due = true;
+            self.control.is_due();
         }
     }
 

@@ -20,7 +20,10 @@ pub(super) enum Record {
     Entry(SlotSeq, Entry),
     Truncate(SlotSeq),
     Seal(SealEntry),
-    Unreadable,
+    /// Whether a recovery has found it.
+    Unreadable {
+        is_known: bool,
+    },
     Restart,
 }
 
@@ -62,9 +65,10 @@ impl Disk {
                     epoch: entry.epoch,
                     seq: *seq,
                 }),
-                Record::Truncate(_) | Record::Seal(_) | Record::Unreadable | Record::Restart => {
-                    None
-                }
+                Record::Truncate(_)
+                | Record::Seal(_)
+                | Record::Unreadable { .. }
+                | Record::Restart => None,
             })
             .max();
         self.journal.truncate(kept);
@@ -93,8 +97,10 @@ impl Disk {
         }
         let from = prng.below(self.journal.len() as u64) as usize;
         let until = (from + 1 + prng.below(6) as usize).min(self.journal.len());
-        self.journal
-            .splice(from..until, [(Record::Unreadable, None)]);
+        self.journal.splice(
+            from..until,
+            [(Record::Unreadable { is_known: false }, None)],
+        );
         self.durable = self.journal.len();
         self.marks.suspect = true;
     }
@@ -114,10 +120,32 @@ impl Disk {
         }
     }
 
+    /// A recovery has found all damage, and says so in the superblock.
+    pub(super) fn find_damage(&mut self) {
+        // A cut may have taken the start that knew of it: then it is found once more.
+        self.marks.suspect |= self.ends_in_damage();
+        for (record, _) in &mut self.journal {
+            match record {
+                Record::Unreadable { is_known } => *is_known = true,
+                Record::Entry(..) | Record::Truncate(_) | Record::Seal(_) | Record::Restart => {}
+            }
+        }
+    }
+
+    fn ends_in_damage(&self) -> bool {
+        let last = self
+            .journal
+            .iter()
+            .rev()
+            .find(|(record, _)| matches!(record, Record::Restart | Record::Unreadable { .. }));
+        matches!(last, Some((Record::Unreadable { .. }, _)))
+    }
+
     /// What a start makes of it: the copy, not yet told its marks, and its entries.
     pub(super) fn recover(&self) -> (SlotCopy, Vec<Entry>) {
         let mut copy = SlotCopy::default();
         let mut log = Vec::new();
+        let mut is_new = false;
         for (record, _) in &self.journal {
             match record {
                 Record::Entry(seq, entry) => {
@@ -130,7 +158,12 @@ impl Disk {
                     log.truncate(copy.end().get() as usize);
                 }
                 Record::Seal(entry) => copy.replay_seal(*entry),
-                Record::Unreadable => copy.replay_damage(),
+                Record::Unreadable { is_known } => {
+                    copy.replay_damage();
+                    is_new |= !is_known;
+                }
+                // A copy that started before the damage knew nothing of it.
+                Record::Restart if is_new => {}
                 Record::Restart => copy.replay_restart(),
             }
         }

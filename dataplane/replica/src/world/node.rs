@@ -4,7 +4,7 @@
 use super::checker::entries_behind;
 use super::control::Record as View;
 use super::disk::{Disk, Entry, Record};
-use super::{Damage, Message, SHIPPED_MAX, World, index_of, node_id, past};
+use super::{Message, SHIPPED_MAX, World, index_of, node_id, past};
 use crate::configuration::Member;
 use crate::copy::{SlotCopy, Written};
 use crate::follower::{FollowRefused, Follower, Parting, Taken};
@@ -123,10 +123,11 @@ impl World {
 
     pub(super) fn restart(&mut self, index: usize) {
         let boot = BootId::new(self.fresh_id());
+        let (mut copy, log) = self.nodes[index].disk.recover();
+        self.nodes[index].disk.find_damage();
         if is_planted(Bug::ForgetSuspect) {
             self.nodes[index].disk.marks.suspect = false;
         }
-        let (mut copy, log) = self.nodes[index].disk.recover();
         self.control.node_started(index, boot);
         let epoch = self.epoch_at_start();
         let now = self.now(index);
@@ -138,6 +139,7 @@ impl World {
         node.copy = copy;
         node.log = log;
         node.grants = Grants::started(now);
+        node.confirmed = Mono::from_ns(0);
         node.has_served = false;
         node.view = record;
         node.write(Record::Restart, None);
@@ -213,7 +215,7 @@ impl World {
                 }
                 Err(LeadError::NotMember) => panic!("control chose somebody else"),
                 Err(LeadError::Stale { .. } | LeadError::Quarantined | LeadError::Suspect) => {
-                    self.control.is_due = true;
+                    self.control.is_due();
                     Role::Idle
                 }
             };
@@ -236,7 +238,7 @@ impl World {
         node.role = match Follower::follow(&mut node.copy, record.epoch, given, me) {
             Ok(follower) => Role::Follows(follower),
             Err(FollowRefused::Fenced { .. }) => {
-                self.control.is_due = true;
+                self.control.is_due();
                 Role::Idle
             }
             Err(_) => Role::Idle,
@@ -370,7 +372,9 @@ impl World {
         };
         if leader.is_deposed(&node.copy) {
             // It tells control, which elects above what was promised.
-            self.control.is_due |= leader.epoch() == self.control.record.epoch;
+            if leader.epoch() == self.control.record.epoch {
+                self.control.is_due();
+            }
             return;
         }
         if leader.phase() == Phase::Chosen {
@@ -628,6 +632,5 @@ impl World {
             "a weaker level exposes no less"
         );
         self.checker.exposes(epoch, leader.has_lease(now));
-        let _ = Damage::None;
     }
 }

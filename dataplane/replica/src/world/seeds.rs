@@ -1,7 +1,7 @@
 //! Seeds of the model world: a fixed set that always runs, as many more as are asked for in a release build, and every
 //! planted bug, each of which has to be noticed within the number of seeds that stands beside it.
 
-use super::run;
+use super::{Outcome, run};
 use crate::planted::{Bug, plant};
 use std::panic::catch_unwind;
 
@@ -11,27 +11,37 @@ const FIXED: u64 = if cfg!(debug_assertions) {
     20_000
 };
 
-fn reason(seed: u64) -> Option<String> {
-    let panic = catch_unwind(|| run(seed)).err()?;
-    let text = panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    Some(text.unwrap_or_default())
+fn judged(seed: u64) -> Result<Outcome, String> {
+    catch_unwind(|| run(seed)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let short = || panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(short).unwrap_or_default()
+    })
 }
 
 /// under every seed.
 #[test]
 fn nothing_committed_is_lost_and_every_slot_gets_going_again() {
     let (mut committed, mut epochs, mut lossy) = (0, 0, 0);
+    let mut failed = Vec::new();
     for seed in 0..FIXED {
-        if let Some(reason) = reason(seed) {
-            panic!("seed {seed}: {reason}");
+        match judged(seed) {
+            Ok(outcome) => {
+                committed += outcome.committed;
+                epochs += outcome.epochs;
+                lossy += u64::from(outcome.lossy);
+            }
+            Err(reason) => failed.push((seed, reason)),
         }
-        let outcome = run(seed);
-        committed += outcome.committed;
-        epochs += outcome.epochs;
-        lossy += u64::from(outcome.lossy);
+    }
+    for (seed, reason) in failed.iter().take(12) {
+        println!("seed {seed}: {}", reason.lines().next().unwrap_or_default());
+    }
+    if let Some((seed, reason)) = failed.first() {
+        panic!(
+            "{} of {FIXED} seeds fail, the first is {seed}: {reason}",
+            failed.len()
+        );
     }
     let seeds = usize::try_from(FIXED).expect("few");
     println!(
@@ -41,6 +51,52 @@ fn nothing_committed_is_lost_and_every_slot_gets_going_again() {
         committed > 5 * seeds && epochs > 2 * seeds && lossy > 0,
         "the world does something"
     );
+}
+
+/// How many seeds each planted bug may take to be noticed.
+const PLANTED: &[(Bug, u64)] = &[
+    (Bug::ResumeEpoch, 400),
+    (Bug::ChangeSetUnsealed, 400),
+    (Bug::CountCut, 2_000),
+    (Bug::ForgetSuspect, 2_000),
+    (Bug::CountByNode, 2_000),
+    (Bug::CommitOlderEpochs, 2_000),
+    (Bug::ServeBeforeStart, 400),
+    (Bug::CutByWatermark, 400),
+    (Bug::TruncateLate, 2_000),
+    (Bug::ForgetLeaseOfOne, 2_000),
+    (Bug::ForgetConfirmation, 2_000),
+    (Bug::ForgetGrantsAtStart, 4_000),
+    (Bug::LeaseFromAnswer, 4_000),
+    (Bug::AnswerUndurableSeal, 2_000),
+    (Bug::CommitUnmatched, 400),
+    (Bug::AcknowledgeUnmatched, 400),
+    (Bug::TakeBelowPromise, 2_000),
+    (Bug::ClearMarkEarly, 4_000),
+    (Bug::TakeBehindDamage, 4_000),
+    (Bug::RepeatLostAnswer, 4_000),
+    (Bug::CommitBeforeSet, 2_000),
+    (Bug::MistakeDurable, 4_000),
+];
+
+/// A world that never refused anything has shown nothing.
+#[test]
+fn every_planted_bug_is_noticed() {
+    let mut missed = Vec::new();
+    for (bug, seeds_max) in PLANTED {
+        plant(Some(*bug));
+        let noticed = (0..*seeds_max).find_map(|seed| Some((seed, judged(seed).err()?)));
+        plant(None);
+        match noticed {
+            Some((seed, reason)) => {
+                let first = reason.lines().next().unwrap_or_default();
+                let short: String = first.chars().take(90).collect();
+                println!("{bug:?}: seed {seed}: {short}");
+            }
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not noticed: {missed:?}");
 }
 
 /// The same seed is the same run.
