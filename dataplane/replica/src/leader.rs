@@ -142,7 +142,8 @@ struct Progress {
     is_matched: bool,
     /// Acknowledged in this boot and under this epoch.
     durable: SlotSeq,
-    /// Acknowledged by this disk under this epoch, in whatever boot: what an old image is recognised by.
+    /// Acknowledged by this disk under this epoch in earlier boots: whatever this boot asks, it has that much. What was
+    /// acknowledged in this boot says nothing here: a question may be long on its way.
     acknowledged: SlotSeq,
 }
 
@@ -418,7 +419,6 @@ impl Leader {
             return Err(AckIgnored::Unfounded);
         }
         progress.durable = progress.durable.max(ack.durable);
-        progress.acknowledged = progress.acknowledged.max(ack.durable);
         Ok(self.count(copy))
     }
 
@@ -516,19 +516,22 @@ impl Leader {
             self.is_over = true;
             return;
         }
-        self.configuration.note_boot(node, boot);
-        let counted = self.next.as_mut().unwrap_or(&mut self.configuration);
-        counted.note_boot(node, boot);
-        if let Some(index) = self
-            .counted()
-            .index_of_node(node)
-            .filter(|index| *index != self.my_index)
-        {
-            let progress = &mut self.progress[index];
-            progress.is_matched = false;
-            progress.durable = SlotSeq::ZERO;
-            self.lease.forget(index);
-        }
+        let is_new = match &mut self.next {
+            Some(next) => {
+                self.configuration.note_boot(node, boot);
+                next.note_boot(node, boot)
+            }
+            None => self.configuration.note_boot(node, boot),
+        };
+        let index = self.counted().index_of_node(node);
+        let Some(index) = index.filter(|index| is_new && *index != self.my_index) else {
+            return;
+        };
+        let progress = &mut self.progress[index];
+        progress.is_matched = false;
+        progress.acknowledged = progress.acknowledged.max(progress.durable);
+        progress.durable = SlotSeq::ZERO;
+        self.lease.forget(index);
     }
 
     /// How far a member has acknowledged, in its boot and under this epoch.

@@ -11,7 +11,7 @@ mod disk;
 mod node;
 mod seeds;
 
-use crate::configuration::Member;
+use crate::configuration::{Configuration, Member};
 use crate::follower::{Ack, Diverged, Fetch, Shipment};
 use crate::lease::LeaseAsk;
 use crate::seal::{SealAnswer, SealAsk};
@@ -26,7 +26,7 @@ use tiderace_base::prng::Prng;
 use tiderace_base::time::Mono;
 
 const NODES_MAX: usize = 5;
-const STEPS: u32 = 260;
+const STEPS: u32 = 1000;
 /// A shipment's entries: few, so that tails take several.
 const SHIPPED_MAX: u64 = 4;
 
@@ -196,21 +196,30 @@ impl World {
         let some = self.prng.below(self.nodes.len() as u64) as usize;
         match self.prng.below(100) {
             0..=39 => self.deliver_one(),
-            40..=49 => self.produce(some),
+            40..=49 => self.produce(self.some_leader(some)),
             50..=62 => self.flush(some),
             63..=72 => self.fetch(some),
-            73..=77 => self.ask_lease(some),
+            73..=77 => self.ask_lease(self.some_leader(some)),
             78..=83 => self.catch_up(some),
             84..=89 => {
                 let controller = self.prng.below(2) as usize;
                 self.control_turn(controller);
             }
-            90..=92 => self.lead_turn(some),
+            90..=92 => self.lead_turn(self.some_leader(some)),
             93..=95 => self.disturb(some),
             96 => self.partition(),
             _ => self.restart_if_down(some),
         }
         self.judge();
+    }
+
+    /// A node from `from` on that believes that it leads; else that one.
+    fn some_leader(&self, from: usize) -> usize {
+        let count = self.nodes.len();
+        (from..from + count)
+            .map(|index| index % count)
+            .find(|index| matches!(self.nodes[*index].role, Role::Leads(_)))
+            .unwrap_or(from)
     }
 
     fn judge(&mut self) {
@@ -272,29 +281,35 @@ impl World {
         }
     }
 
-    /// Whether one more copy may be damaged: at most W - 1 of every set that matters.
+    fn damaged(&self, set: &Configuration) -> usize {
+        let is_damaged = |member: &&Member| {
+            let disk = &self.nodes[index_of(member.node)].disk;
+            disk.id != member.disk || !disk.marks.is_none()
+        };
+        set.members().iter().filter(is_damaged).count()
+    }
+
+    /// Whether a set with so many damaged copies keeps what the levels promise, and a majority with which the damaged
+    /// ones can be replaced one by one.
+    fn bears(set: &Configuration, damaged: usize) -> bool {
+        let count = set.members().len();
+        damaged < set.quorum() && (count == 2 || 2 * damaged < count)
+    }
+
+    fn is_sound(&self, set: &Configuration) -> bool {
+        self.settings.damage == Damage::Power || Self::bears(set, self.damaged(set))
+    }
+
+    /// Whether one more copy may be damaged.
     fn may_damage(&self, index: usize) -> bool {
         let record = &self.control.record;
         let sets = [Some(record.configuration), record.next];
-        sets.iter().flatten().all(|set| {
-            let is_damaged = |member: &Member| {
-                let disk = &self.nodes[index_of(member.node)].disk;
-                disk.id != member.disk || !disk.marks.is_none()
-            };
-            let mut others = 0;
-            let mut is_member = false;
-            for member in set.members() {
-                if index_of(member.node) == index {
-                    is_member = true;
-                } else if is_damaged(member) {
-                    others += 1;
-                }
-            }
-            // And a majority stays sound, so that members can be replaced one by one.
-            let count = set.members().len();
-            let leaves_majority = count == 2 || 2 * (others + 1) < count;
-            !is_member || others + 1 < set.quorum() && leaves_majority
-        })
+        sets.iter()
+            .flatten()
+            .all(|set| match set.index_of_node(node_id(index)) {
+                Some(_) => Self::bears(set, self.damaged(set) + 1),
+                None => true,
+            })
     }
 
     /// A crash, with or without damage.

@@ -47,9 +47,13 @@ impl Checker {
     }
 
     /// A leader begins to serve: it has everything that was ever committed.
-    pub(super) fn serves(&mut self, epoch: Epoch, start: SlotSeq, log: &[Entry]) {
+    pub(super) fn serves(&mut self, epoch: Epoch, start: SlotSeq, log: &[Entry], to: SlotSeq) {
         if !self.is_lossy {
             self.readable(log);
+            assert!(
+                past(to) >= self.settled.len(),
+                "{epoch:?} serves and does not know what was committed"
+            );
         }
         self.led.push((epoch, start));
     }

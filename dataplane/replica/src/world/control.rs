@@ -207,7 +207,7 @@ impl World {
         let step = 1 + self.prng.below(3) as u32;
         let epoch = view.epoch.max(controller.promised).advance(step);
         let next = self.choose_next(&view);
-        if is_planted(Bug::ChangeSetUnsealed) && next.is_some() {
+        if is_planted(Bug::ChangeSetUnsealed) && next.is_some() && !self.is_healing {
             self.change_set_unsealed(next.expect("a set"), epoch);
             return;
         }
@@ -261,17 +261,8 @@ impl World {
             }
         }
         let quorum = members.len() / 2 + 1;
-        let damaged = members
-            .iter()
-            .filter(|member| {
-                let disk = &self.nodes[index_of(member.node)].disk;
-                disk.id != member.disk || !disk.marks.is_none()
-            })
-            .count();
-        if damaged >= quorum {
-            return None;
-        }
-        Configuration::new(view.generation, &members, quorum).ok()
+        let next = Configuration::new(view.generation, &members, quorum).ok()?;
+        self.is_sound(&next).then_some(next)
     }
 
     fn change_set_unsealed(&mut self, next: Configuration, epoch: Epoch) {
@@ -353,7 +344,8 @@ impl World {
             .next
             .is_none_or(|next| next.has_disk(winner.member.node, winner.member.disk));
         self.control.controllers[at].run = None;
-        let is_led = is_in_next && self.control.propose_led(&run, &winner);
+        let is_sound = run.next.is_none_or(|next| self.is_sound(&next));
+        let is_led = is_in_next && is_sound && self.control.propose_led(&run, &winner);
         if !is_led && self.control.record.leader.is_none() {
             self.control.is_due();
         }

@@ -213,7 +213,10 @@ impl World {
                     self.checker.leads(record.epoch, me.boot);
                     Role::Leads(leader)
                 }
-                Err(LeadError::NotMember) => panic!("control chose somebody else"),
+                Err(LeadError::NotMember) => {
+                    assert!(is_planted(Bug::CountByNode), "control chose somebody else");
+                    Role::Idle
+                }
                 Err(LeadError::Stale { .. } | LeadError::Quarantined | LeadError::Suspect) => {
                     self.control.is_due();
                     Role::Idle
@@ -418,8 +421,11 @@ impl World {
                 .map(|other| index_of(other.node))
                 .filter(|other| *other != index)
                 .collect();
+            let heard = leader.shipment(&node.copy, node.copy.held());
             for other in others {
                 self.send(index, other, Message::LeaseAsk(ask, member));
+                // How far it is, and how far that is committed, without being asked.
+                self.send(index, other, Message::Entries(heard, Vec::new()));
             }
         }
     }
@@ -442,7 +448,10 @@ impl World {
                     FetchAnswer::Fenced { epoch } => Message::Fenced(epoch),
                     FetchAnswer::Deposed | FetchAnswer::NotMember => return,
                     FetchAnswer::Snapshot { .. } => panic!("no base was raised"),
-                    FetchAnswer::OldImage { .. } => panic!("an honest disk taken for an old image"),
+                    FetchAnswer::OldImage { acknowledged } => panic!(
+                        "an honest disk taken for an old image: {acknowledged:?} {fetch:?} {:?}",
+                        self.nodes[from].disk
+                    ),
                 };
                 self.send(to, from, answer);
             }
@@ -617,7 +626,8 @@ impl World {
                 Phase::Led { start } | Phase::Started { start } => start,
                 Phase::Chosen => panic!("nothing is exposed before the epoch-start is placed"),
             };
-            self.checker.serves(epoch, start, &node.log);
+            self.checker
+                .serves(epoch, start, &node.log, node.copy.committed());
         }
         let quorum = leader.exposable(&node.copy, Durability::Quorum, now);
         assert_eq!(
