@@ -68,6 +68,8 @@ enum Message {
     Sealed(SealAnswer, usize),
 }
 
+/// Messages on their way at once.
+const IN_FLIGHT_MAX: usize = 24;
 /// Control leaders are beyond the nodes.
 const CONTROLLERS: usize = NODES_MAX;
 
@@ -121,7 +123,7 @@ impl World {
             crashes: 1 + prng.below(12),
             elections: 1 + prng.below(10),
             set_changes: prng.below(4) * 10,
-            step_ns_max: [2_000_000, 10_000_000, 40_000_000][prng.below(3) as usize],
+            step_ns_max: [4_000_000, 15_000_000, 50_000_000][prng.below(3) as usize],
             lease_ns: [100_000_000, 400_000_000, SLOT_LEASE_NS_MAX][prng.below(3) as usize],
         };
         let mut next_id = 100;
@@ -195,20 +197,29 @@ impl World {
         self.real_ns += self.prng.below(self.settings.step_ns_max);
         let some = self.prng.below(self.nodes.len() as u64) as usize;
         match self.prng.below(100) {
-            0..=39 => self.deliver_one(),
-            40..=49 => self.produce(self.some_leader(some)),
-            50..=62 => self.flush(some),
-            63..=72 => self.fetch(some),
-            73..=77 => self.ask_lease(self.some_leader(some)),
-            78..=83 => self.catch_up(some),
-            84..=89 => {
+            0..=33 => {
+                for _ in 0..1 + self.prng.below(4) {
+                    self.deliver_one();
+                }
+            }
+            34..=42 => self.produce(self.some_leader(some)),
+            43..=57 => self.flush(some),
+            58..=69 => self.fetch(some),
+            70..=74 => self.ask_lease(self.some_leader(some)),
+            75..=82 => self.catch_up(some),
+            83..=89 => {
                 let controller = self.prng.below(2) as usize;
                 self.control_turn(controller);
             }
-            90..=92 => self.lead_turn(self.some_leader(some)),
-            93..=95 => self.disturb(some),
-            96 => self.partition(),
+            90..=93 => self.lead_turn(self.some_leader(some)),
+            94..=96 => self.disturb(some),
+            97 => self.partition(),
             _ => self.restart_if_down(some),
+        }
+        // What waits for longer than others is lost: else everything would be late.
+        while self.net.len() > IN_FLIGHT_MAX {
+            let at = self.prng.below(IN_FLIGHT_MAX as u64) as usize;
+            self.net.swap_remove(at);
         }
         self.judge();
     }
@@ -268,7 +279,7 @@ impl World {
     }
 
     fn partition(&mut self) {
-        let apart = self.prng.chance(2, 3);
+        let apart = self.prng.chance(1, 2);
         for side in 0..self.nodes.len() {
             self.sides[side] = if apart { self.prng.below(2) as u8 } else { 0 };
             self.is_cut_off[side] = apart && self.prng.chance(1, 3);

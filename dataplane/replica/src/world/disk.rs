@@ -20,11 +20,10 @@ pub(super) enum Record {
     Entry(SlotSeq, Entry),
     Truncate(SlotSeq),
     Seal(SealEntry),
-    /// Whether a recovery has found it.
-    Unreadable {
-        is_known: bool,
-    },
-    Restart,
+    /// And which start found it; none yet.
+    Unreadable(Option<u32>),
+    /// Which start this was.
+    Restart(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +33,7 @@ pub(super) struct Disk {
     pub(super) durable: usize,
     pub(super) marks: Marks,
     pub(super) seal: Option<SealEntry>,
+    pub(super) starts: u32,
 }
 
 impl Disk {
@@ -44,6 +44,7 @@ impl Disk {
             durable: 0,
             marks: Marks::default(),
             seal: None,
+            starts: 0,
         }
     }
 
@@ -67,8 +68,8 @@ impl Disk {
                 }),
                 Record::Truncate(_)
                 | Record::Seal(_)
-                | Record::Unreadable { .. }
-                | Record::Restart => None,
+                | Record::Unreadable(_)
+                | Record::Restart(_) => None,
             })
             .max();
         self.journal.truncate(kept);
@@ -97,10 +98,8 @@ impl Disk {
         }
         let from = prng.below(self.journal.len() as u64) as usize;
         let until = (from + 1 + prng.below(6) as usize).min(self.journal.len());
-        self.journal.splice(
-            from..until,
-            [(Record::Unreadable { is_known: false }, None)],
-        );
+        self.journal
+            .splice(from..until, [(Record::Unreadable(None), None)]);
         self.durable = self.journal.len();
         self.marks.suspect = true;
     }
@@ -122,12 +121,14 @@ impl Disk {
 
     /// A recovery has found all damage, and says so in the superblock.
     pub(super) fn find_damage(&mut self) {
+        self.starts += 1;
+        let start = self.starts;
         // A cut may have taken the start that knew of it: then it is found once more.
         self.marks.suspect |= self.ends_in_damage();
         for (record, _) in &mut self.journal {
             match record {
-                Record::Unreadable { is_known } => *is_known = true,
-                Record::Entry(..) | Record::Truncate(_) | Record::Seal(_) | Record::Restart => {}
+                Record::Unreadable(by) => *by = Some(by.unwrap_or(start)),
+                Record::Entry(..) | Record::Truncate(_) | Record::Seal(_) | Record::Restart(_) => {}
             }
         }
     }
@@ -137,15 +138,15 @@ impl Disk {
             .journal
             .iter()
             .rev()
-            .find(|(record, _)| matches!(record, Record::Restart | Record::Unreadable { .. }));
-        matches!(last, Some((Record::Unreadable { .. }, _)))
+            .find(|(record, _)| matches!(record, Record::Restart(_) | Record::Unreadable(_)));
+        matches!(last, Some((Record::Unreadable(_), _)))
     }
 
     /// What a start makes of it: the copy, not yet told its marks, and its entries.
     pub(super) fn recover(&self) -> (SlotCopy, Vec<Entry>) {
         let mut copy = SlotCopy::default();
         let mut log = Vec::new();
-        let mut is_new = false;
+        let mut found = 0;
         for (record, _) in &self.journal {
             match record {
                 Record::Entry(seq, entry) => {
@@ -158,13 +159,13 @@ impl Disk {
                     log.truncate(copy.end().get() as usize);
                 }
                 Record::Seal(entry) => copy.replay_seal(*entry),
-                Record::Unreadable { is_known } => {
+                Record::Unreadable(by) => {
                     copy.replay_damage();
-                    is_new |= !is_known;
+                    found = found.max(by.unwrap_or(u32::MAX));
                 }
-                // A copy that started before the damage knew nothing of it.
-                Record::Restart if is_new => {}
-                Record::Restart => copy.replay_restart(),
+                // A copy that started before the damage was found knew nothing of it.
+                Record::Restart(start) if *start < found => {}
+                Record::Restart(_) => copy.replay_restart(),
             }
         }
         if let Some(seal) = self.seal {

@@ -142,7 +142,7 @@ impl World {
         node.confirmed = Mono::from_ns(0);
         node.has_served = false;
         node.view = record;
-        node.write(Record::Restart, None);
+        node.write(Record::Restart(node.disk.starts), None);
         let length = node.disk.journal.len();
         node.disk.durable = length;
         if let Some(from) = node.copy.owed_truncation() {
