@@ -26,7 +26,7 @@ use tiderace_base::prng::Prng;
 use tiderace_base::time::Mono;
 
 const NODES_MAX: usize = 5;
-const STEPS: u32 = 1000;
+const STEPS: u32 = 2000;
 /// A shipment's entries: few, so that tails take several.
 const SHIPPED_MAX: u64 = 4;
 
@@ -121,9 +121,9 @@ impl World {
             drops: prng.below(15),
             repeats: prng.below(15),
             crashes: 1 + prng.below(12),
-            elections: 1 + prng.below(10),
+            elections: 1 + prng.below(40),
             set_changes: prng.below(4) * 10,
-            step_ns_max: [4_000_000, 15_000_000, 50_000_000][prng.below(3) as usize],
+            step_ns_max: [3_000_000, 20_000_000, 100_000_000][prng.below(3) as usize],
             lease_ns: [100_000_000, 400_000_000, SLOT_LEASE_NS_MAX][prng.below(3) as usize],
         };
         let mut next_id = 100;
@@ -203,10 +203,15 @@ impl World {
                 }
             }
             34..=42 => self.produce(self.some_leader(some)),
-            43..=57 => self.flush(some),
-            58..=69 => self.fetch(some),
+            43..=57 => {
+                self.flush(self.busy(some, |node| node.disk.durable < node.disk.journal.len()))
+            }
+            58..=69 => self.fetch(self.busy(some, |node| matches!(node.role, Role::Follows(_)))),
             70..=74 => self.ask_lease(self.some_leader(some)),
-            75..=82 => self.catch_up(some),
+            75..=82 => {
+                let record = self.control.record;
+                self.catch_up(self.busy(some, |node| node.view != record));
+            }
             83..=89 => {
                 let controller = self.prng.below(2) as usize;
                 self.control_turn(controller);
@@ -224,13 +229,17 @@ impl World {
         self.judge();
     }
 
-    /// A node from `from` on that believes that it leads; else that one.
-    fn some_leader(&self, from: usize) -> usize {
+    /// The first node from `from` on that has something to do; else that one.
+    fn busy(&self, from: usize, has_work: impl Fn(&Node) -> bool) -> usize {
         let count = self.nodes.len();
         (from..from + count)
             .map(|index| index % count)
-            .find(|index| matches!(self.nodes[*index].role, Role::Leads(_)))
+            .find(|index| self.nodes[*index].is_up && has_work(&self.nodes[*index]))
             .unwrap_or(from)
+    }
+
+    fn some_leader(&self, from: usize) -> usize {
+        self.busy(from, |node| matches!(node.role, Role::Leads(_)))
     }
 
     fn judge(&mut self) {
@@ -279,7 +288,7 @@ impl World {
     }
 
     fn partition(&mut self) {
-        let apart = self.prng.chance(1, 2);
+        let apart = self.prng.chance(2, 5);
         for side in 0..self.nodes.len() {
             self.sides[side] = if apart { self.prng.below(2) as u8 } else { 0 };
             self.is_cut_off[side] = apart && self.prng.chance(1, 3);
@@ -509,6 +518,7 @@ fn run(seed: u64) -> Outcome {
     Outcome {
         committed: world.checker.settled.len(),
         epochs: world.checker.led.len(),
+        given: world.checker.given(),
         lossy: world.checker.is_lossy,
     }
 }
@@ -517,6 +527,7 @@ fn run(seed: u64) -> Outcome {
 struct Outcome {
     committed: usize,
     epochs: usize,
+    given: usize,
     lossy: bool,
 }
 

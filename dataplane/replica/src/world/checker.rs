@@ -46,6 +46,11 @@ impl Checker {
         assert_eq!(first, boot, "{epoch:?} has two leaders");
     }
 
+    /// How many epochs a replica took.
+    pub(super) fn given(&self) -> usize {
+        self.leaders.len()
+    }
+
     /// A leader begins to serve: it has everything that was ever committed.
     pub(super) fn serves(&mut self, epoch: Epoch, start: SlotSeq, log: &[Entry], to: SlotSeq) {
         if !self.is_lossy {

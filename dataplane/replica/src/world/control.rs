@@ -189,7 +189,7 @@ impl World {
             node.is_up || self.is_healing
         });
         let is_due = self.control.is_due || self.is_change_needed(&view);
-        !is_led || is_due || !self.is_healing && self.prng.chance(elections, 60)
+        !is_led || is_due || !self.is_healing && self.prng.chance(elections, 240)
     }
 
     /// While everything heals: members whose disk is gone are replaced.
