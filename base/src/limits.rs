@@ -123,6 +123,15 @@ pub const TAIL_BYTES_DEFAULT: usize = 16 * MIB;
 /// The smallest memory budget of a shard: its regions, its receive buffers and room for sessions.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 24 * MIB;
 
+// --- Replication ----------------------------------------------------------------------------------------------------
+
+/// Members of one slot. Each costs an arm of every commit; more than seven copies are bought by another zone.
+pub const SLOT_MEMBERS_MAX: usize = 7;
+/// Epochs that a map remembers. Older ones are folded into the oldest kept.
+pub const EPOCHS_KEPT_MAX: usize = 64;
+/// The longest lease that a slot's leader may ask for, and so what a member that restarted has to assume it granted.
+pub const SLOT_LEASE_NS_MAX: u64 = 1_000_000_000;
+
 /// The slots of one durability: a quorum batch never waits behind local bytes.
 #[must_use]
 pub const fn slot_family(durability: Durability) -> Range<u16> {
@@ -165,6 +174,10 @@ const _: () = {
     assert!(
         2 * FINISH_NS_MAX < DRAIN_NS_MAX,
         "a peer that does not end its side costs a drain less than one that does not read"
+    );
+    assert!(
+        SLOT_LEASE_NS_MAX < HANDSHAKE_NS_MAX,
+        "a fail-over is not held up by a lease longer than by a connection"
     );
     assert!(SHARDS_MAX <= SLOTS as usize, "every shard leads a slot");
     assert!(

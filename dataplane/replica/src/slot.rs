@@ -1,80 +1,10 @@
-//! One slot as its replica sees it: the greatest (epoch, sequence) held, the map of epochs, and whether this replica
-//! leads. Invariants: sequences are dense; an epoch is never resumed; nothing is placed under an epoch before its
+//! One slot of a zone of one node, as its only replica sees it: the greatest (epoch, sequence) held, the map of epochs,
+//! and whether this replica leads. Invariants: sequences are dense; an epoch is never resumed; nothing is placed under an epoch before its
 //! epoch-start entry is.
 
+use crate::EpochMap;
 use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, SlotSeq};
-
-/// Epochs that a slot's map remembers. Older ones are folded into the oldest kept, which then answers for them.
-const EPOCHS_KEPT_MAX: usize = 64;
-
-/// Where each epoch of a sequence began. `P` is the sequence's position: a slot sequence or an offset.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EpochMap<P> {
-    starts: Vec<(Epoch, P)>,
-}
-
-impl<P> Default for EpochMap<P> {
-    fn default() -> Self {
-        Self { starts: Vec::new() }
-    }
-}
-
-impl<P: Copy + Ord> EpochMap<P> {
-    /// Notes that the entry at `start` carries `epoch`. Only the first entry of an epoch is kept.
-    ///
-    /// # Panics
-    /// When the epoch or the position goes back: a caller that lets that happen has lost its fence.
-    pub fn note(&mut self, epoch: Epoch, start: P) {
-        if let Some((last, at)) = self.starts.last() {
-            assert!(epoch >= *last, "an epoch went back");
-            assert!(start >= *at, "a position went back");
-            if epoch == *last {
-                return;
-            }
-        }
-        self.starts.push((epoch, start));
-        if self.starts.len() > EPOCHS_KEPT_MAX {
-            // The oldest one kept answers for the one that goes.
-            self.starts.remove(1);
-        }
-    }
-
-    /// A map as a checkpoint kept it; `None` when it goes back anywhere or is longer than any map.
-    #[must_use]
-    pub fn restored(starts: &[(Epoch, P)]) -> Option<Self> {
-        let rising = starts
-            .windows(2)
-            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
-        (rising && starts.len() <= EPOCHS_KEPT_MAX).then(|| Self {
-            starts: starts.to_vec(),
-        })
-    }
-
-    /// The newest epoch, or the zero epoch when nothing was noted.
-    #[must_use]
-    pub fn last(&self) -> Epoch {
-        self.starts.last().map_or(Epoch::ZERO, |(epoch, _)| *epoch)
-    }
-
-    /// Where the history of `epoch` ends: the start of the next epoch that is known, or `end` when there is none. The
-    /// epoch answered for is the newest one that is not above `epoch`; `None` when all that are known are above it.
-    #[must_use]
-    pub fn end_of(&self, epoch: Epoch, end: P) -> Option<(Epoch, P)> {
-        let above = self
-            .starts
-            .partition_point(|(started, _)| *started <= epoch);
-        let (answered, _) = self.starts.get(above.checked_sub(1)?)?;
-        let until = self.starts.get(above).map_or(end, |(_, start)| *start);
-        Some((*answered, until))
-    }
-
-    /// Every epoch with its start, oldest first.
-    #[must_use]
-    pub fn starts(&self) -> &[(Epoch, P)] {
-        &self.starts
-    }
-}
 
 /// Whether this replica leads its slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -257,33 +187,6 @@ mod tests {
             Err(LeadRefused::Stale {
                 seen: Epoch::new(9)
             })
-        );
-    }
-
-    #[test]
-    fn the_epoch_map_says_where_an_epoch_ended() {
-        let mut map = EpochMap::default();
-        for (epoch, start) in [(3, 0_u64), (3, 5), (8, 10), (9, 30)] {
-            map.note(Epoch::new(epoch), start);
-        }
-        assert_eq!(map.end_of(Epoch::new(2), 50), None);
-        assert_eq!(map.end_of(Epoch::new(3), 50), Some((Epoch::new(3), 10)));
-        assert_eq!(map.end_of(Epoch::new(7), 50), Some((Epoch::new(3), 10)));
-        assert_eq!(map.end_of(Epoch::new(8), 50), Some((Epoch::new(8), 30)));
-        assert_eq!(map.end_of(Epoch::new(99), 50), Some((Epoch::new(9), 50)));
-    }
-
-    #[test]
-    fn the_epoch_map_is_bounded() {
-        let mut map = EpochMap::default();
-        for epoch in 1..1000 {
-            map.note(Epoch::new(epoch), u64::from(epoch));
-        }
-        assert_eq!(map.starts().len(), EPOCHS_KEPT_MAX);
-        assert_eq!(
-            map.end_of(Epoch::new(5), 5000).map(|(epoch, _)| epoch),
-            Some(Epoch::new(1)),
-            "an old epoch is folded into the oldest"
         );
     }
 }

@@ -1,0 +1,109 @@
+//! Seeds of the model world: a fixed set that always runs, as many more as are asked for in a release build, and every
+//! planted bug, each of which has to be noticed within the number of seeds that stands beside it.
+
+use super::{Outcome, run};
+use crate::planted::{Bug, plant};
+use std::panic::catch_unwind;
+
+const FIXED: u64 = if cfg!(debug_assertions) {
+    2_000
+} else {
+    20_000
+};
+
+fn judged(seed: u64) -> Result<Outcome, String> {
+    catch_unwind(|| run(seed)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let short = || panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(short).unwrap_or_default()
+    })
+}
+
+/// under every seed.
+#[test]
+fn nothing_committed_is_lost_and_every_slot_gets_going_again() {
+    let (mut committed, mut given, mut epochs, mut lossy) = (0, 0, 0, 0);
+    let mut failed = Vec::new();
+    for seed in 0..FIXED {
+        match judged(seed) {
+            Ok(outcome) => {
+                committed += outcome.committed;
+                given += outcome.given;
+                epochs += outcome.epochs;
+                lossy += u64::from(outcome.lossy);
+            }
+            Err(reason) => failed.push((seed, reason)),
+        }
+    }
+    println!(
+        "{FIXED} seeds: {committed} entries committed, {given} epochs given and {epochs} served, {lossy} with a declared loss"
+    );
+    for (seed, reason) in failed.iter().take(12) {
+        println!("seed {seed}: {}", reason.lines().next().unwrap_or_default());
+    }
+    if let Some((seed, reason)) = failed.first() {
+        panic!(
+            "{} of {FIXED} seeds fail, the first is {seed}: {reason}",
+            failed.len()
+        );
+    }
+    let seeds = usize::try_from(FIXED).expect("few");
+    assert!(
+        committed > 5 * seeds && epochs > 2 * seeds && lossy > 0,
+        "the world does something"
+    );
+}
+
+/// How many seeds each planted bug may take to be noticed.
+const PLANTED: &[(Bug, u64)] = &[
+    (Bug::ResumeEpoch, 1_000),
+    (Bug::ChangeSetUnsealed, 1_000),
+    (Bug::CountCut, 6_000),
+    (Bug::ForgetSuspect, 6_000),
+    (Bug::CountByNode, 6_000),
+    (Bug::CommitOlderEpochs, 6_000),
+    (Bug::ServeBeforeStart, 1_000),
+    (Bug::CutByWatermark, 1_000),
+    (Bug::TruncateLate, 6_000),
+    (Bug::ForgetLeaseOfOne, 6_000),
+    (Bug::ForgetConfirmation, 6_000),
+    (Bug::ForgetGrantsAtStart, 10_000),
+    (Bug::LeaseFromAnswer, 10_000),
+    (Bug::AnswerUndurableSeal, 6_000),
+    (Bug::CommitUnmatched, 1_000),
+    (Bug::AcknowledgeUnmatched, 1_000),
+    (Bug::TakeBelowPromise, 6_000),
+    (Bug::ClearMarkEarly, 10_000),
+    (Bug::TakeBehindDamage, 10_000),
+    (Bug::RepeatLostAnswer, 10_000),
+    (Bug::CommitBeforeSet, 6_000),
+    (Bug::MistakeDurable, 10_000),
+];
+
+/// A world that never refused anything has shown nothing.
+#[test]
+fn every_planted_bug_is_noticed() {
+    let mut missed = Vec::new();
+    for (bug, seeds_max) in PLANTED {
+        plant(Some(*bug));
+        let noticed = (0..*seeds_max).find_map(|seed| Some((seed, judged(seed).err()?)));
+        plant(None);
+        match noticed {
+            Some((seed, reason)) => {
+                let first = reason.lines().next().unwrap_or_default();
+                let short: String = first.chars().take(90).collect();
+                println!("{bug:?}: seed {seed}: {short}");
+            }
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not noticed: {missed:?}");
+}
+
+/// The same seed is the same run.
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 0..20 {
+        assert_eq!(run(seed), run(seed));
+    }
+}
