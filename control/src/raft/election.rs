@@ -1,4 +1,5 @@
-//! Who leads, for how long, and what may be answered alone.
+//! Who leads, for how long, and what may be answered alone. Nobody stands for election or votes before the word that it last gave a
+//! leader has run out, but for a leader that gives it back. Whoever lost a majority for a few leases gives up by itself.
 
 use super::entries::Position;
 use super::lease::Lease;

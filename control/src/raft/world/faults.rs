@@ -1,4 +1,5 @@
-//! What goes wrong, and how often.
+//! What goes wrong, and how often: each seed draws its own mixture. Two of the faults are aimed, because chance alone hardly ever
+//! comes to what they do: at leases over a restart, and at acknowledgements of a log that is damaged afterwards.
 
 use super::super::machine::Role;
 use super::{Due, MS, World};

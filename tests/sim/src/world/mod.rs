@@ -10,6 +10,8 @@ pub mod disk;
 pub mod faults;
 mod mesh;
 pub mod network;
+mod peers;
+mod pipe;
 pub mod scheduler;
 pub mod trace;
 
@@ -24,6 +26,7 @@ use tiderace_base::time::Now;
 
 use crate::history::Observation;
 use disk::SimDisk;
+pub use peers::door_of;
 pub use scheduler::{Setup, World};
 
 /// A machine of a node.

@@ -12,7 +12,7 @@ use tiderace_base::checksum::crc32c;
 use tiderace_base::collections::PinnedHasher;
 use tiderace_base::disk::{DiskError, JournalFile};
 use tiderace_base::mesh::{Message, Peer};
-use tiderace_base::operation::{Effect, Event};
+use tiderace_base::operation::{Door, Effect, Event};
 
 use crate::world::{ActorEvent, ActorId, LinkId, MachineId};
 
@@ -301,7 +301,19 @@ impl Line {
                 self.word("removed", op.get());
                 self.result(result);
             }
-            Event::Accepted { conn, .. } => self.word("accepted", conn.get()),
+            Event::Accepted { conn, from, .. } => {
+                self.word("accepted", conn.get());
+                if let Door::Peer(node) = from {
+                    self.word("node", node.get());
+                }
+            }
+            Event::Connected { op, result } => {
+                self.word("connected", op.get());
+                match result {
+                    Ok(conn) => self.word("conn", conn.get()),
+                    Err(error) => self.text(&format!("{error:?}")),
+                }
+            }
             Event::Received { conn, data } => {
                 self.word("received", conn.get());
                 self.bytes(data);
@@ -372,6 +384,11 @@ impl Line {
                 self.word("remove", op.get());
                 self.file(*file);
             }
+            Effect::Connect { op, to, peer } => {
+                self.word("connect", op.get());
+                self.text(&to.to_string());
+                self.word("node", peer.get());
+            }
             Effect::Send { op, conn, parts } => {
                 self.word("send", op.get());
                 self.word("conn", conn.get());
@@ -394,6 +411,7 @@ impl Line {
             Effect::WakeAt(mono) => self.word("wake_at", mono.as_ns()),
             Effect::Serve => self.text("serve"),
             Effect::Refuse => self.text("refuse"),
+            Effect::ServeNodes(serving) => self.word("serve_nodes", u64::from(*serving)),
             Effect::Stopped => self.text("stopped"),
             Effect::Fatal(fatal) => self.text(&format!("fatal: {fatal}")),
         }
