@@ -448,6 +448,7 @@ impl Leader {
     /// before the set that was counted is the slot's.
     fn count(&mut self, copy: &mut SlotCopy) -> Option<SlotSeq> {
         let start = match self.phase {
+            Phase::Chosen if is_planted(Bug::CommitOlderEpochs) => SlotSeq::MAX,
             Phase::Chosen => return None,
             Phase::Started { start } | Phase::Led { start } => start,
         };

@@ -116,7 +116,7 @@ impl Lease {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// whoever waits what is left, with the drift, begins after the leader has stopped believing, on any two clocks
@@ -146,7 +146,7 @@ mod tests {
 
     ///
     #[test]
-    fn a_granter_that_starts_assumes_the_longest_lease() {
+    pub(crate) fn a_granter_that_starts_assumes_the_longest_lease() {
         let grants = Grants::started(Mono::from_ns(7));
         assert_eq!(grants.left_ns(Mono::from_ns(7)), SLOT_LEASE_NS_MAX);
         assert_eq!(grants.left_ns(Mono::from_ns(7 + SLOT_LEASE_NS_MAX)), 0);

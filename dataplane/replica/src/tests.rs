@@ -2,10 +2,10 @@
 //! Whether they hold together under loss, crashes and damage is the model world's to show.
 
 mod choosing;
-mod copying;
+pub(crate) mod copying;
 mod following;
 mod leading;
-mod sealing;
+pub(crate) mod sealing;
 
 use crate::{Configuration, End, Follower, Generation, Given, Leader, Member, SlotCopy};
 use tiderace_base::ids::{BootId, DiskId, NodeId};

@@ -291,7 +291,8 @@ impl World {
         let apart = self.prng.chance(2, 5);
         for side in 0..self.nodes.len() {
             self.sides[side] = if apart { self.prng.below(2) as u8 } else { 0 };
-            self.is_cut_off[side] = apart && self.prng.chance(1, 3);
+            let is_lossy = self.settings.damage == Damage::Lossy;
+            self.is_cut_off[side] = (apart || is_lossy) && self.prng.chance(1, 3);
         }
     }
 
@@ -334,9 +335,10 @@ impl World {
 
     /// A crash, with or without damage.
     fn disturb(&mut self, index: usize) {
-        if self.settings.damage == Damage::Lossy && self.is_cut_off[index] {
+        let leader = self.some_leader(index);
+        if self.settings.damage == Damage::Lossy && self.is_cut_off[leader] {
             // Whom control does not hear it declares dead, alive or not.
-            self.control.declare_dead(index);
+            self.control.declare_dead(leader);
             return;
         }
         let crashes = self.settings.crashes;

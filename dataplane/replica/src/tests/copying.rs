@@ -6,7 +6,7 @@ use tiderace_base::position::Epoch;
 
 /// two entries stood at one sequence; the first one's completion says nothing about the second.
 #[test]
-fn a_completion_of_what_was_cut_says_nothing_about_what_replaced_it() {
+pub(crate) fn a_completion_of_what_was_cut_says_nothing_about_what_replaced_it() {
     let mut held = copy(&[(1, 4)]);
     let old = held.append(epoch(1), seq(5));
     held.owe_truncation(epoch(3), seq(3))
@@ -56,7 +56,7 @@ fn nothing_is_appended_before_what_is_owed_is_cut() {
 
 /// unreadable bytes may hold a truncation and other entries. A number that fits proves nothing.
 #[test]
-fn behind_unreadable_bytes_only_the_same_epoch_goes_on() {
+pub(crate) fn behind_unreadable_bytes_only_the_same_epoch_goes_on() {
     // Written: 1..=10 of epoch 1, a truncation from 8, 8..=11 of epoch 2. Not readable: from the truncation to (2, 10).
     let mut held = copy(&[(1, 10)]);
     held.replay_damage();
@@ -106,7 +106,7 @@ fn shipment(of: u32, after: crate::End, committed: u64) -> Shipment {
 /// a mark goes when an epoch-start that was committed after it is on this disk: not of an epoch that was given
 /// before the mark was made, not before it is committed, not before it is durable here.
 #[test]
-fn a_mark_goes_with_an_epoch_start_that_was_committed_after_it() {
+pub(crate) fn a_mark_goes_with_an_epoch_start_that_was_committed_after_it() {
     let marks = Marks {
         suspect: true,
         cut: Some(Reach::Unknown),

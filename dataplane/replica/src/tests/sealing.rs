@@ -17,7 +17,7 @@ const KNOWN: Generation = Generation::new(7);
 
 ///
 #[test]
-fn a_seal_is_answered_when_it_is_durable_and_then_always_the_same() {
+pub(crate) fn a_seal_is_answered_when_it_is_durable_and_then_always_the_same() {
     let mut held = copy(&[(1, 5)]);
     let entry = SealEntry {
         epoch: epoch(4),
@@ -49,7 +49,7 @@ fn a_seal_is_answered_when_it_is_durable_and_then_always_the_same() {
 
 ///
 #[test]
-fn a_restart_repeats_the_answer_unless_damage_took_what_it_said() {
+pub(crate) fn a_restart_repeats_the_answer_unless_damage_took_what_it_said() {
     let entry = SealEntry {
         epoch: epoch(4),
         held: end(1, 5),

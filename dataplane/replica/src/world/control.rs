@@ -301,11 +301,7 @@ impl World {
         let controller = &mut self.control.controllers[at];
         let run = controller.run.as_mut().expect("it runs");
         run.turns += 1;
-        // The boots are those that this control leader knows of; a member's earlier answer stays good without them.
-        for index in 0..NODES_MAX {
-            run.configuration
-                .note_boot(node_id(index), controller.view.boots[index]);
-        }
+        // The boots are those that it began with. What was answered in an earlier one stays good: it was durable.
         let run = run.clone();
         let winner = match choose(&run.configuration, run.epoch, &run.answers) {
             Choice::Winner(winner) => winner,

@@ -439,9 +439,10 @@ impl World {
                 let Role::Leads(leader) = &mut node.role else {
                     return;
                 };
+                let count = 1 + self.prng.below(SHIPPED_MAX);
                 let answer = match leader.fetch(&node.copy, &fetch) {
                     FetchAnswer::Entries(shipment) => {
-                        let entries = entries_behind(&node.log, shipment.after.seq, SHIPPED_MAX);
+                        let entries = entries_behind(&node.log, shipment.after.seq, count);
                         Message::Entries(shipment, entries)
                     }
                     FetchAnswer::Diverged(diverged) => Message::Diverged(diverged),
