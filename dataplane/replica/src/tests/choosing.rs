@@ -1,4 +1,4 @@
-//! who counts among the sealed, and who wins.
+//! Choosing a leader: who counts among the sealed, who wins, and what is missing while nobody does.
 
 use super::{end, epoch, member, set};
 use crate::lease::waited_ns;
