@@ -82,7 +82,7 @@ id!(
     ProducerId(u128)
 );
 id!(
-    /// One accepted connection of one shard. Never reused within a boot.
+    /// One connection of one shard, accepted or opened by it. Never reused within a boot.
     ConnectionId(u64)
 );
 id!(

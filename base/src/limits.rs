@@ -78,6 +78,14 @@ pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 4096;
 pub const TLS_HANDSHAKE_BYTES_MAX: usize = 32 * KIB;
 /// Connections of one shard: beyond it new ones are refused with a typed error.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 16 * KIB;
+/// Connections of one shard to and from other nodes, beside those of clients: with so many of their own, neither can take
+/// the other's descriptors. A shard links to the shards that hold replicas of its slots: 63 nodes with 16 shards each fit.
+pub const NODE_LINKS_PER_SHARD_MAX: usize = 1024;
+/// Connections at a peer door whose other end has not shown yet who it is, beside the links: a stranger takes no link.
+pub const PEER_DOOR_STRANGERS_MAX: usize = 64;
+/// Time of a connect to a node, from the effect to its answer, the handshake included: a network that loses a packet or two
+/// costs one or three seconds, and what takes longer is better begun anew.
+pub const CONNECT_NS_MAX: u64 = 5_000_000_000;
 /// Received buffers that one connection may hold while a frame is incomplete: a larger frame goes to a buffer of its own.
 pub const RECEIVE_BUFFERS_HELD_MAX: usize = 4;
 /// How long a node that drains waits for readers: a supervisor's patience is some ten seconds, and control stops behind the
@@ -178,6 +186,14 @@ const _: () = {
     assert!(
         SLOT_LEASE_NS_MAX < HANDSHAKE_NS_MAX,
         "a fail-over is not held up by a lease longer than by a connection"
+    );
+    assert!(
+        CONNECT_NS_MAX <= HANDSHAKE_NS_MAX,
+        "whoever connects gives up first: the peer door never lets go of a handshake that is still waited for"
+    );
+    assert!(
+        PEER_DOOR_STRANGERS_MAX < NODE_LINKS_PER_SHARD_MAX,
+        "strangers are the smaller part of what the peer door costs"
     );
     assert!(SHARDS_MAX <= SLOTS as usize, "every shard leads a slot");
     assert!(

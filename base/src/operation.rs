@@ -4,7 +4,7 @@
 
 use crate::catalogue::Snapshot;
 use crate::disk::{DiskError, JournalFile};
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, NodeId};
 use crate::mesh::{Message, Peer};
 use crate::time::{Mono, Now};
 use bytes::Bytes;
@@ -94,6 +94,19 @@ pub enum Effect {
         /// Which file.
         file: JournalFile,
     },
+    /// Connect to a node's peer door; answered by one [`Event::Connected`], within [`CONNECT_NS_MAX`] whatever happens. With
+    /// `Ok` both ends have verified each other, and the connection is like one that was accepted. There is no way to take
+    /// it back: a machine that does not want it any more closes it when it is there, and one that stops is not told.
+    ///
+    /// [`CONNECT_NS_MAX`]: crate::limits::CONNECT_NS_MAX
+    Connect {
+        /// Names the operation.
+        op: OpId,
+        /// Where the node listens for nodes.
+        to: SocketAddr,
+        /// Which node has to be there.
+        peer: NodeId,
+    },
     /// Send the parts in order; answered by one [`Event::Sent`], after the last byte or at the first failure. At most one
     /// is in flight per connection.
     Send {
@@ -137,10 +150,13 @@ pub enum Effect {
     },
     /// The next [`Event::Timer`] is wanted at this time, and no other. Replaces the one asked for before.
     WakeAt(Mono),
-    /// The machine is ready: its driver may accept connections.
+    /// The machine is ready: its driver may accept clients.
     Serve,
-    /// No more connections are accepted; those open go on.
+    /// No more clients are accepted; connections that are open go on.
     Refuse,
+    /// Whether nodes of the zone are let in at the peer door; at first they are not. Apart from clients, because a machine
+    /// needs its peers before it can serve, and while it drains.
+    ServeNodes(bool),
     /// The machine has finished for good after it was asked to stop.
     Stopped,
     /// The machine cannot go on. The node says why and exits with the reason's code.
@@ -185,12 +201,21 @@ pub enum Event {
         /// Whether its entry is durably gone.
         result: Result<(), DiskError>,
     },
-    /// A connection was accepted.
+    /// A connection was accepted. One of the peer door is told only when its other end is known.
     Accepted {
         /// Its name from now on.
         conn: ConnectionId,
         /// The other end.
         peer: SocketAddr,
+        /// How it came in, and so who it may be.
+        from: Door,
+    },
+    /// A connect ended.
+    Connected {
+        /// The operation.
+        op: OpId,
+        /// The connection's name from now on: the node asked for is at its other end.
+        result: Result<ConnectionId, ConnectError>,
     },
     /// Bytes arrived, in order.
     Received {
@@ -238,6 +263,66 @@ pub enum Event {
     /// The operator asked for an orderly end: stop accepting, finish what was promised, emit [`Effect::Stopped`].
     Stop,
 }
+
+/// Through which door a connection came in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Door {
+    /// A client's: whoever it is says so itself, in its hello or by its certificate.
+    Client,
+    /// The peer door: this node of the zone, by a certificate of the zone's own CA that was verified.
+    Peer(NodeId),
+}
+
+/// Why a node could not be connected to. Nothing of it is left behind; each may be tried again, but not at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ConnectError {
+    /// Nobody listens there, or whoever does let go of it: see whether the node runs, whether it serves nodes yet, and
+    /// whether it has room for one more.
+    Refused,
+    /// The network has no way there: see the address, the routes and the filters between the two hosts.
+    Unreachable,
+    /// The time for a connect was over: the host is off, the network drops what is sent, or the node is overloaded.
+    TimedOut,
+    /// What answers is no node of this zone: its certificate is of another CA, another zone or another role, has expired or
+    /// was revoked, or it speaks something else. See what listens there, and which certificate it shows.
+    NotTrusted,
+    /// Another node of this zone answers: its address in the catalogue is wrong, or has moved.
+    WrongNode,
+    /// The other node does not trust this one: renew this node's certificate, and see both clocks.
+    Rejected,
+    /// This driver has no certificate of a node to show: configure the node's links first.
+    NoIdentity,
+    /// As many links to nodes are open as may be: close some first.
+    TooMany,
+    /// The process or its host has no descriptor, no port or no memory left for it: raise the limit on open files.
+    NoDescriptor,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "nobody listens there, or it has no room: see whether the node runs",
+            Self::Unreachable => "the network has no way there: see the address and the routes",
+            Self::TimedOut => {
+                "the time was over: the host is off, packets are dropped, or the node is overloaded"
+            }
+            Self::NotTrusted => {
+                "what answers there is no node of this zone: see its certificate (CA, zone, role, time)"
+            }
+            Self::WrongNode => "another node of this zone answers there: see the address",
+            Self::Rejected => {
+                "the other node does not trust this one: renew this node's certificate, see the clocks"
+            }
+            Self::NoIdentity => "this driver has no node's certificate to show: configure its links",
+            Self::TooMany => "as many links to nodes are open as may be",
+            Self::NoDescriptor => {
+                "no descriptor, port or memory is left: raise the limit on open files"
+            }
+        })
+    }
+}
+
+impl core::error::Error for ConnectError {}
 
 /// Effects in the order in which they are wanted.
 pub type Effects = Vec<Effect>;

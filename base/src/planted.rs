@@ -11,7 +11,7 @@ pub enum Bug {
     AcknowledgeBeforeSync = 1,
     /// A chunk counts as durable while an earlier one is still in flight. J-5
     AcknowledgeOutOfOrder,
-    /// A write that failed counts as one that did not. J-16
+    /// A write that failed is done again, and everything goes on. J-16
     RetryFailedSync,
     /// A chunk begins in the last block of the one before it.
     RewriteTailBlock,
@@ -47,11 +47,37 @@ pub enum Bug {
     AnswerAnother,
     /// A drain does not wait for its readers.
     ForgetReaders,
+    /// A subscription that has had everything is not woken by what becomes visible.
+    ForgetSubscription,
+    /// Producers are remembered for whom there is no memory.
+    KeepEverybody,
+    /// A subscription is told an end that was passed long ago.
+    AnswerOldEnd,
+    /// A batch is refused and appended.
+    RefuseAppended,
+    /// What was delivered is delivered again.
+    DeliverAgain,
+    /// A batch is passed over in a delivery.
+    SkipBatch,
+    /// A producer's epoch is served that a higher one has fenced.
+    AcceptFenced,
+    /// An acknowledgement names another place.
+    AnswerOtherPlace,
+    /// Half of what a retention promises is kept.
+    TrimTooMuch,
+    /// A shard says that it has dropped what it keeps.
+    SayDropped,
+    /// A delivery does not ask whether it was granted.
+    OverspendCredit,
+    /// A process ends because it has no room now.
+    ExitForNothing,
+    /// A batch without a producer id is acknowledged before it is durable.
+    AcknowledgeNamelessEarly,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 33] = [
         Self::AcknowledgeBeforeSync,
         Self::AcknowledgeOutOfOrder,
         Self::RetryFailedSync,
@@ -72,6 +98,19 @@ impl Bug {
         Self::ForgetWaiting,
         Self::AnswerAnother,
         Self::ForgetReaders,
+        Self::ForgetSubscription,
+        Self::KeepEverybody,
+        Self::AnswerOldEnd,
+        Self::RefuseAppended,
+        Self::DeliverAgain,
+        Self::SkipBatch,
+        Self::AcceptFenced,
+        Self::AnswerOtherPlace,
+        Self::TrimTooMuch,
+        Self::SayDropped,
+        Self::OverspendCredit,
+        Self::ExitForNothing,
+        Self::AcknowledgeNamelessEarly,
     ];
 }
 

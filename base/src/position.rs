@@ -97,6 +97,15 @@ position!(
     CatalogueVersion(u64)
 );
 
+position!(
+    /// A leader's time in the zone's consensus. Only grows; a term has one leader at most.
+    Term(u64)
+);
+position!(
+    /// Dense number of an entry in the zone's consensus log. The first is 1.
+    RaftIndex(u64)
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

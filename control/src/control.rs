@@ -604,6 +604,7 @@ impl Machine for Control {
             }
             Event::Stop => self.stop(effects),
             Event::Accepted { .. }
+            | Event::Connected { .. }
             | Event::Received { .. }
             | Event::Hangup { .. }
             | Event::Sent { .. }

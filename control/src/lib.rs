@@ -14,6 +14,7 @@ mod checkpoint;
 mod control;
 mod encoding;
 mod event;
+pub mod raft;
 #[cfg(test)]
 mod tests;
 

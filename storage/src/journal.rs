@@ -24,9 +24,10 @@ use crate::writer::superblocks::Superblocks;
 use crate::writer::{Draft, Ready};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use tiderace_base::disk::DiskError;
+use tiderace_base::disk::{DiskError, JournalFile};
 use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
-use tiderace_base::operation::{Effects, Event, Fatal, OpId};
+use tiderace_base::limits::BLOCK_BYTES;
+use tiderace_base::operation::{Effect, Effects, Event, Fatal, OpId};
 use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Lsn, Offset};
 use tiderace_base::prng::Prng;
@@ -299,7 +300,9 @@ impl Journal {
     fn written(&mut self, op: OpId, result: Result<(), DiskError>) {
         match (self.operations.end(op), result) {
             (Some(Op::Chunk), Ok(())) => self.chunk_written(op),
-            (Some(Op::Chunk), Err(_)) if is_planted(Bug::RetryFailedSync) => self.chunk_written(op),
+            (Some(Op::Chunk), Err(error)) if is_planted(Bug::RetryFailedSync) => {
+                self.submit_again(op, error);
+            }
             (Some(Op::Chunk | Op::SegmentHeader), Err(error)) => {
                 self.fail(Fatal::JournalWrite(error));
             }
@@ -335,6 +338,27 @@ impl Journal {
             let durable = self.inflight.durable();
             self.tail.trim(durable);
             self.outputs.push(Output::Durable(durable));
+        }
+    }
+
+    /// [`Bug::RetryFailedSync`], where the chunk lies in the segment that is being written.
+    fn submit_again(&mut self, failed: OpId, error: DiskError) {
+        let again = self.operations.begin(Op::Chunk);
+        let place = self.inflight.rename(failed, again).and_then(|(end, len)| {
+            let before = end.distance_from(self.active.start)?;
+            let at = before.checked_sub(len as u64)?;
+            Some((at, self.tail.slice(self.active.start.advance(at), len)?))
+        });
+        if let Some((at, data)) = place {
+            self.outbox.push(Effect::Write {
+                op: again,
+                file: JournalFile::Segment(self.active.file),
+                at: at + BLOCK_BYTES as u64,
+                data,
+                durable: true,
+            });
+        } else {
+            self.fail(Fatal::JournalWrite(error));
         }
     }
 

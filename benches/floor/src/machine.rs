@@ -277,6 +277,7 @@ impl Machine for Floor {
             },
             Event::Stop => effects.push(Effect::Stopped),
             Event::Prepared { .. }
+            | Event::Connected { .. }
             | Event::ReadDone { .. }
             | Event::Synced { .. }
             | Event::Removed { .. }

@@ -12,7 +12,7 @@ use tiderace_base::ids::{
 };
 use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, MIB};
 use tiderace_base::mesh::Peer;
-use tiderace_base::operation::{Effect, Effects, Event, Machine};
+use tiderace_base::operation::{Door, Effect, Effects, Event, Machine};
 use tiderace_base::position::{Epoch, Offset};
 use tiderace_base::time::{Mono, Now, Wall};
 use tiderace_client::core::connection::{Answer, Completion, Connection, Identity, Notice};
@@ -179,11 +179,13 @@ impl Node {
                 other.events.push_back(Event::Posted { from, message });
             }
             Effect::WakeAt(at) => own.wake_at = at,
-            Effect::CancelSend { .. }
+            Effect::Connect { .. }
+            | Effect::CancelSend { .. }
             | Effect::Finish { .. }
             | Effect::Receive { .. }
             | Effect::Serve
             | Effect::Refuse
+            | Effect::ServeNodes(_)
             | Effect::Stopped => {}
             Effect::Close { conn } => panic!("{conn} was closed: the node saw a fault"),
             Effect::Fatal(reason) => panic!("the node ended: {reason:?}"),
@@ -213,7 +215,9 @@ impl Client {
         let conn = ConnectionId::new(node.connections);
         node.sent.push(Vec::new());
         let peer = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
-        node.shard.events.push_back(Event::Accepted { conn, peer });
+        let from = Door::Client;
+        let accepted = Event::Accepted { conn, peer, from };
+        node.shard.events.push_back(accepted);
         let identity = Identity {
             client_id: u128::from(node.connections),
             name: "micro".to_owned(),

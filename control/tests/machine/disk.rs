@@ -122,7 +122,8 @@ impl MemoryDisk {
                 op: *op,
                 result: self.remove(*file),
             },
-            Effect::Send { .. }
+            Effect::Connect { .. }
+            | Effect::Send { .. }
             | Effect::CancelSend { .. }
             | Effect::Receive { .. }
             | Effect::Finish { .. }
@@ -131,6 +132,7 @@ impl MemoryDisk {
             | Effect::WakeAt(_)
             | Effect::Serve
             | Effect::Refuse
+            | Effect::ServeNodes(_)
             | Effect::Stopped
             | Effect::Fatal(_) => return None,
         })

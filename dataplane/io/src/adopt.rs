@@ -1,6 +1,6 @@
-//! Connections that somebody else opened: a client, a load generator or a node that dials its peer connects a socket in
-//! its own way and hands it to a driver, whose machine then cannot tell it from one that was accepted. Connecting itself
-//! stays outside: it may block for as long as the network likes.
+//! Connections that somebody else opened: a client or a load generator connects a socket in its own way and hands it to a
+//! driver, whose machine then cannot tell it from one that a client's door accepted. Connecting itself stays outside: it may
+//! block for as long as the network likes. A node's machine that connects to another node does it by an effect: `links`.
 
 use crate::tls::Connector;
 use crate::waker::Waker;

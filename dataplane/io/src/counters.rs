@@ -38,6 +38,14 @@ pub struct Counters {
     pub accepted: Counter,
     /// Connections closed at once because there were too many, or because none were wanted any more.
     pub turned_away: Counter,
+    /// Nodes that were let in at the peer door, verified.
+    pub nodes_accepted: Counter,
+    /// Nodes that were connected to, each end verified by the other.
+    pub nodes_connected: Counter,
+    /// Connects to nodes that failed, for whatever reason.
+    pub connects_failed: Counter,
+    /// Links to nodes that were ended because this node's new identity does not trust the other end any more.
+    pub links_distrusted: Counter,
     /// TLS handshakes that were completed.
     pub tls_opened: Counter,
     /// TLS connections that failed: no handshake in its time, a certificate that is not trusted, damaged records.

@@ -79,10 +79,14 @@ impl Driver {
     ///
     /// # Errors
     /// The kernel refuses io_uring, the core is not allowed, or a resource is spent.
+    ///
+    /// # Panics
+    /// When the peer door is a listener with TLS of its own.
     pub fn new(config: DriverConfig) -> Result<Self, StartError> {
         let DriverConfig {
             journal,
             listeners,
+            links,
             mesh,
             cpu,
             receive_buffers,
@@ -120,7 +124,16 @@ impl Driver {
             completion_entries: ring.completion_entries(),
             receive_buffers: pool.count(),
         };
-        let sockets = Sockets::new(listeners, connections_max, pool, Arc::clone(&counters));
+        if let Some(links) = &links {
+            let door = links.door.as_ref();
+            assert!(
+                door.is_none_or(|door| door.acceptor().is_none()),
+                "the node's identity decides who comes in at the peer door"
+            );
+            links.identity.tell(&waker);
+        }
+        let counted = Arc::clone(&counters);
+        let sockets = Sockets::new(listeners, connections_max, links, pool, counted);
         let files =
             journal.map(|journal| Files::new(journal, files_open_max, Arc::clone(&counters)));
         let (adopter, adopted) = Adopter::new(Arc::clone(&waker));
@@ -207,7 +220,9 @@ impl Driver {
             self.take_events(now, machine, &mut effects);
             machine.finish_turn(now, &mut effects);
             self.counters.turns.add(1);
-            let outcome = effects.drain(..).find_map(|effect| self.execute(effect));
+            let outcome = effects
+                .drain(..)
+                .find_map(|effect| self.execute(effect, now.mono));
             if let Some(mesh) = &mut self.mesh {
                 mesh.flush(&mut self.ready);
             }
@@ -247,6 +262,9 @@ impl Driver {
         self.counters.completions.add(taken as u64);
         self.completions = completions;
         self.take_adopted(now.mono);
+        if self.sockets.is_identity_new() {
+            self.sockets.look_at_links(&mut self.ring, &mut self.ready);
+        }
         if let Some(mesh) = &mut self.mesh {
             mesh.receive(MESSAGES_PER_TURN_MAX, &mut self.ready);
         }
@@ -291,6 +309,8 @@ impl Driver {
             Kind::CancelReceive => self.sockets.on_cancel_receive(place, ring),
             Kind::CancelSend => self.sockets.on_cancel_send(place, ring),
             Kind::Accept => self.sockets.on_accept(completion, now.mono, ring, ready),
+            Kind::Connect => self.sockets.on_connect(completion, ring, ready),
+            Kind::CancelConnect => self.sockets.on_cancel_connect(place, ring),
             Kind::Wake => {
                 if !completion.more() {
                     self.poll_waker();
@@ -311,7 +331,7 @@ impl Driver {
     }
 
     /// Executes one effect. Some: it was the last.
-    fn execute(&mut self, effect: Effect) -> Option<Outcome> {
+    fn execute(&mut self, effect: Effect, now: Mono) -> Option<Outcome> {
         #[cfg(feature = "disk-recording")]
         if let Effect::Send { conn, parts, .. } = &effect
             && let Some(recorder) = self.files.as_ref().and_then(Files::recorder)
@@ -335,6 +355,9 @@ impl Driver {
                 journal(&mut self.files).prepare(op, file, bytes, ring);
             }
             Effect::Remove { op, file } => journal(&mut self.files).remove(op, file, ring),
+            Effect::Connect { op, to, peer } => {
+                self.sockets.connect(op, to, peer, now, ring, ready);
+            }
             Effect::Send { op, conn, parts } => self.sockets.send(op, conn, parts, ring, ready),
             Effect::CancelSend { conn } => self.sockets.cancel_send(conn, ring, ready),
             Effect::Receive { conn, wanted } => self.sockets.want(conn, wanted, ring),
@@ -348,8 +371,9 @@ impl Driver {
                 self.counters.mesh_waited.add(u64::from(waited));
             }
             Effect::WakeAt(at) => self.wake_at = Some(at),
-            Effect::Serve => self.sockets.serve(true, ring),
-            Effect::Refuse => self.sockets.serve(false, ring),
+            Effect::Serve => self.sockets.serve(false, true, ring),
+            Effect::Refuse => self.sockets.serve(false, false, ring),
+            Effect::ServeNodes(serving) => self.sockets.serve(true, serving, ring),
             Effect::Stopped => return Some(Outcome::Stopped),
             Effect::Fatal(fatal) => return Some(Outcome::Fatal(fatal)),
         }
@@ -386,6 +410,7 @@ impl Driver {
     fn is_wanted(&mut self, now: Mono) -> bool {
         self.mesh.as_mut().is_some_and(MeshEnd::has_work)
             || (!self.stop_told && self.waker.stop_asked())
+            || self.sockets.is_identity_new()
             || self.take_adopted(now)
     }
 

@@ -19,6 +19,7 @@ mod files;
 #[cfg(test)]
 mod interleavings;
 mod large_pages;
+mod links;
 mod listener;
 mod mesh;
 mod parts;
@@ -50,10 +51,13 @@ pub use counters::{Counter, Counters};
 pub use directory::{DirectoryError, JournalDirectory};
 pub use driver::{Driver, Outcome};
 pub use large_pages::LargePages;
+pub use links::NodeLinks;
 pub use listener::{Listen, Listener};
 pub use mesh::{MeshBuilder, MeshEnd};
 #[cfg(feature = "disk-recording")]
 pub use recorder::Recording;
-pub use start::{DriverConfig, StartError, StartReport, descriptors_besides};
-pub use tls::{Acceptor, Connector, Identity, TlsEnd, TlsError};
+pub use start::{DriverConfig, StartError, StartReport, descriptors_besides, descriptors_of_links};
+pub use tls::{
+    Acceptor, Connector, CurrentIdentity, Identity, NodeIdentity, TlsEnd, TlsError, node_name,
+};
 pub use waker::StopHandle;

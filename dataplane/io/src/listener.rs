@@ -1,10 +1,10 @@
 //! Listening sockets. A port may be shared by all shards (`SO_REUSEPORT`: the kernel spreads connections) or belong to
-//! one. What every connection needs is set here once and inherited by whatever is accepted.
+//! one. What every connection needs is set here once and inherited by whatever is accepted; what is opened to a node has
+//! the same.
 
-use crate::syscall::{check, set_option, socket_address};
+use crate::syscall::{RawAddress, check, set_option, socket_address};
 use crate::tls::Acceptor;
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -58,27 +58,10 @@ impl Listener {
     /// # Errors
     /// What the kernel said: the address is in use, not this host's, or not permitted.
     pub fn bind(listen: Listen) -> io::Result<Self> {
-        let family = match listen.address {
-            SocketAddr::V4(_) => libc::AF_INET,
-            SocketAddr::V6(_) => libc::AF_INET6,
-        };
-        // SAFETY: takes no pointer. The socket blocks: the ring polls it by itself, and reports a non-blocking one as
-        // failed instead of waiting.
-        let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = stream_socket(listen.address)?;
         set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         if listen.shared {
             set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-        }
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-        for (option, value) in [
-            (libc::TCP_NODELAY, 1),
-            (libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
-            (libc::TCP_KEEPINTVL, KEEPALIVE_EVERY_S),
-            (libc::TCP_KEEPCNT, KEEPALIVE_TRIES),
-        ] {
-            set_option(&socket, libc::IPPROTO_TCP, option, value)?;
         }
         for (option, bytes) in [
             (libc::SO_SNDBUF, listen.send_buffer_bytes),
@@ -89,7 +72,10 @@ impl Listener {
                 set_option(&socket, libc::SOL_SOCKET, option, bytes)?;
             }
         }
-        bind(&socket, listen.address)?;
+        let address = RawAddress::from(listen.address);
+        let (pointer, len) = address.parts();
+        // SAFETY: the pointer and the length describe `address`, which outlives the call.
+        check(unsafe { libc::bind(socket.as_raw_fd(), pointer, len) })?;
         // SAFETY: takes no pointer.
         check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
         let address = socket_address(socket.as_raw_fd(), false)?;
@@ -122,31 +108,27 @@ impl Listener {
     }
 }
 
-fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
-    let result = match address {
-        SocketAddr::V4(v4) => {
-            // SAFETY: all zeros is a valid `sockaddr_in`.
-            let mut raw: libc::sockaddr_in = unsafe { mem::zeroed() };
-            raw.sin_family = libc::AF_INET as libc::sa_family_t;
-            raw.sin_port = v4.port().to_be();
-            raw.sin_addr.s_addr = u32::from(*v4.ip()).to_be();
-            let len = size_of_val(&raw) as libc::socklen_t;
-            // SAFETY: the pointer and the length describe `raw`, which outlives the call.
-            unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), len) }
-        }
-        SocketAddr::V6(v6) => {
-            // SAFETY: all zeros is a valid `sockaddr_in6`.
-            let mut raw: libc::sockaddr_in6 = unsafe { mem::zeroed() };
-            raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-            raw.sin6_port = v6.port().to_be();
-            raw.sin6_addr.s6_addr = v6.ip().octets();
-            raw.sin6_scope_id = v6.scope_id();
-            let len = size_of_val(&raw) as libc::socklen_t;
-            // SAFETY: the pointer and the length describe `raw`, which outlives the call.
-            unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), len) }
-        }
+/// A socket to an address of this family, with what every connection needs.
+pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
     };
-    check(result).map(drop)
+    // SAFETY: takes no pointer. The socket blocks: the ring polls it by itself, and reports a non-blocking one as failed
+    // instead of waiting. No thread ever waits for it.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    for (option, value) in [
+        (libc::TCP_NODELAY, 1),
+        (libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+        (libc::TCP_KEEPINTVL, KEEPALIVE_EVERY_S),
+        (libc::TCP_KEEPCNT, KEEPALIVE_TRIES),
+    ] {
+        set_option(&socket, libc::IPPROTO_TCP, option, value)?;
+    }
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ pub(crate) enum Kind {
     CancelSend,
     /// One of a listener's accepts.
     Accept,
+    /// A connect to a node.
+    Connect,
+    /// The cancelling of a connect.
+    CancelConnect,
     /// The poll of the eventfd.
     Wake,
     /// The opening of a file that other operations wait for.
@@ -39,12 +43,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Receive,
         Self::Send,
         Self::CancelReceive,
         Self::CancelSend,
         Self::Accept,
+        Self::Connect,
+        Self::CancelConnect,
         Self::Wake,
         Self::Open,
         Self::File,
@@ -78,13 +84,14 @@ impl Completion {
 }
 
 /// Operations that the driver needs, all of them there since Linux 6.1.
-const OPERATIONS: [(&str, u8); 11] = [
+const OPERATIONS: [(&str, u8); 12] = [
     ("read", opcode::Read::CODE),
     ("write", opcode::Write::CODE),
     ("fsync", opcode::Fsync::CODE),
     ("openat", opcode::OpenAt::CODE),
     ("unlinkat", opcode::UnlinkAt::CODE),
     ("accept", opcode::Accept::CODE),
+    ("connect", opcode::Connect::CODE),
     ("recv", opcode::RecvMulti::CODE),
     ("send", opcode::Send::CODE),
     ("sendmsg", opcode::SendMsg::CODE),

@@ -48,6 +48,10 @@ impl Sockets {
                 }
             }
         }
+        if !self.announce(place, ring, ready) {
+            // Nobody hears what somebody unknown says.
+            plain.clear();
+        }
         if !plain.is_empty() {
             // Records may say little in many bytes: little holds little.
             let data = if plain.len() < plain.capacity() / 2 {
@@ -148,7 +152,7 @@ impl Sockets {
             connection.cancel_receive(place, ring);
             connection.hang_up(place, ready);
         }
-        self.finish_close(place, ready);
+        self.settle(place, ring, ready);
     }
 
     /// Ends the handshakes that took too long.

@@ -8,29 +8,31 @@
 //! | `CancelSend` | send | cancelled; `Sent` says how far it came |
 //! | `Finish` | receive | goes on; the kernel sends what it has, then the end |
 //! | `Close` | receive, send | both cancelled; `Sent`, then `Closed` last |
+//! | `Connect` | connect | in `links`; the connection has its name from the beginning, and its machine hears of it at the end |
 //!
 //! A cancelling can miss an operation that the kernel is just about to run again. It is then repeated for as long as the
 //! operation is there and not wanted.
 
 use crate::adopt::Adopted;
 use crate::counters::Counters;
+use crate::links::{NodeLinks, OtherEnd};
 use crate::listener::Listener;
 use crate::parts::Parts;
 use crate::receive_pool::{GROUP, ReceivePool};
 use crate::ring::{Completion, Kind, Ring};
 use crate::sending::{Gather, Sending};
 use crate::slab::{Place, Slab};
-use crate::syscall::{shutdown_sending, socket_address};
-use crate::tls::{Acceptor, Connector, Handshakes, Link};
+use crate::syscall::{RawAddress, shutdown_sending, socket_address};
+use crate::tls::{Acceptor, Connector, CurrentIdentity, Handshakes, Link};
 use bytes::Bytes;
 use io_uring::{opcode, types};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 use tiderace_base::ids::ConnectionId;
-use tiderace_base::operation::{Event, OpId};
+use tiderace_base::limits::{CONNECT_NS_MAX, HANDSHAKE_NS_MAX, PEER_DOOR_STRANGERS_MAX};
+use tiderace_base::operation::{Door, Event, OpId};
 use tiderace_base::time::Mono;
 
 /// Accepts of one listener in the kernel at once. Each takes a descriptor before this thread hears of it, so their number
@@ -41,6 +43,12 @@ const ACCEPT_REST_NS: u64 = 100_000_000;
 
 pub(crate) struct Connection {
     pub(crate) socket: OwnedFd,
+    /// Who is there, as far as it is known.
+    pub(crate) end: OtherEnd,
+    /// A connect is in the kernel, which reads this.
+    pub(crate) connecting: Option<Box<RawAddress>>,
+    /// The identity that its handshake began with, if it is a link.
+    pub(crate) identity_version: u64,
     /// What its bytes pass through. None: they are plain.
     pub(crate) tls: Option<Box<Link>>,
     /// The machine wants bytes.
@@ -63,6 +71,10 @@ pub(crate) struct Connection {
 struct Accepting {
     listener: Listener,
     place: Place,
+    /// Nodes come in here, not clients.
+    is_peer_door: bool,
+    /// Connections are wanted here.
+    serving: bool,
     /// Accepts in the kernel.
     armed: usize,
 }
@@ -70,10 +82,22 @@ struct Accepting {
 /// All connections of one driver.
 pub(crate) struct Sockets {
     listeners: Vec<Accepting>,
-    serving: bool,
     accept_again_at: Option<Mono>,
     pub(crate) connections: Slab<Connection>,
     connections_max: usize,
+    /// Who this node is to other nodes. None: it has no links.
+    pub(crate) identity: Option<CurrentIdentity>,
+    /// The replacement of the identity that links were looked at for.
+    pub(crate) identity_seen: u64,
+    /// Connections of clients.
+    pub(crate) clients: usize,
+    /// Links to nodes, and those being connected to.
+    pub(crate) links: usize,
+    pub(crate) links_max: usize,
+    /// Connections of the peer door that are not known yet.
+    pub(crate) strangers: usize,
+    /// Connects that are not done.
+    pub(crate) connects: Handshakes,
     /// Connections that wait for a receive buffer, oldest first.
     starved: VecDeque<Place>,
     pub(crate) pool: ReceivePool,
@@ -94,30 +118,44 @@ impl Sockets {
     pub(crate) fn new(
         listeners: Vec<Listener>,
         connections_max: usize,
+        links: Option<NodeLinks>,
         pool: ReceivePool,
         counters: Arc<Counters>,
     ) -> Self {
+        let (identity, door, links_max) = match links {
+            None => (None, None, 0),
+            Some(links) => (Some(links.identity), links.door, links.links_max),
+        };
+        let listeners = listeners.into_iter().map(|listener| (listener, false));
         let listeners = listeners
-            .into_iter()
+            .chain(door.map(|listener| (listener, true)))
             .enumerate()
-            .map(|(index, listener)| Accepting {
+            .map(|(index, (listener, is_peer_door))| Accepting {
                 listener,
                 place: Place {
                     slot: index as u32,
                     generation: 0,
                 },
+                is_peer_door,
+                serving: false,
                 armed: 0,
             })
             .collect();
         Self {
             listeners,
-            serving: false,
+            identity_seen: identity.as_ref().map_or(0, CurrentIdentity::version),
+            identity,
+            clients: 0,
+            links: 0,
+            links_max,
+            strangers: 0,
+            connects: Handshakes::new(CONNECT_NS_MAX),
             accept_again_at: None,
             connections: Slab::new(),
             connections_max,
             starved: VecDeque::new(),
             pool,
-            handshakes: Handshakes::default(),
+            handshakes: Handshakes::new(HANDSHAKE_NS_MAX),
             handshake_steps: 0,
             gathered: Vec::new(),
             spare: Vec::new(),
@@ -127,11 +165,13 @@ impl Sockets {
 
     // --- Accepting ---------------------------------------------------------------------------------------------------
 
-    /// Starts or stops accepting.
-    pub(crate) fn serve(&mut self, serving: bool, ring: &mut Ring) {
-        self.serving = serving;
-        self.accept_again_at = None;
+    /// Starts or stops accepting: nodes at the peer door, or clients at the others.
+    pub(crate) fn serve(&mut self, at_peer_door: bool, serving: bool, ring: &mut Ring) {
         for accepting in &mut self.listeners {
+            if accepting.is_peer_door != at_peer_door {
+                continue;
+            }
+            accepting.serving = serving;
             if serving {
                 accepting.arm(ring);
             } else if accepting.armed > 0 {
@@ -140,6 +180,14 @@ impl Sockets {
                     Kind::Forgotten.token(accepting.place),
                 );
             }
+        }
+    }
+
+    /// Accepts again where accepting rested.
+    fn accept_again(&mut self, ring: &mut Ring) {
+        self.accept_again_at = None;
+        for accepting in self.listeners.iter_mut().filter(|it| it.serving) {
+            accepting.arm(ring);
         }
     }
 
@@ -158,7 +206,7 @@ impl Sockets {
             // First: one that is turned away has given its descriptor back when the next is accepted.
             self.admit(socket, listener, now, ring, ready);
         }
-        if !self.serving {
+        if !self.listeners[listener].serving {
             return;
         }
         match -completion.result {
@@ -180,19 +228,49 @@ impl Sockets {
         let peer = match socket_address(socket.as_raw_fd(), true) {
             // One that is gone already has no other end.
             Err(_) => return,
-            Ok(_) if !self.serving || self.connections.len() >= self.connections_max => {
+            Ok(_) if !self.has_room(listener) => {
                 self.counters.turned_away.add(1);
                 return;
             }
             Ok(peer) => peer,
         };
-        let acceptor = self.listeners[listener].listener.acceptor();
-        let Ok(tls) = acceptor.map(Acceptor::accept).transpose() else {
+        let accepting = &self.listeners[listener];
+        // Read before the identity, so that a replacement in between is seen.
+        let identity_version = self.identity.as_ref().map_or(0, CurrentIdentity::version);
+        let (tls, end) = if accepting.is_peer_door {
+            // Never plain: without an identity there is no peer door.
+            let identity = self.identity.as_ref();
+            let tls = identity.map(|identity| identity.current().accept());
+            (tls.transpose(), OtherEnd::Stranger { from: peer })
+        } else {
+            let acceptor = accepting.listener.acceptor();
+            (
+                acceptor.map(Acceptor::accept).transpose(),
+                OtherEnd::Client { from: peer },
+            )
+        };
+        let Ok(tls) = tls else {
             self.counters.tls_failed.add(1);
             return;
         };
-        self.counters.accepted.add(1);
-        self.open(socket, peer, tls, now, ring, ready);
+        if !accepting.is_peer_door {
+            self.counters.accepted.add(1);
+        }
+        let mut connection = Connection::new(socket, end);
+        connection.tls = tls.map(Box::new);
+        connection.identity_version = identity_version;
+        self.open(connection, now, ring, ready);
+    }
+
+    /// Whether one more may come in here: clients, strangers and links each have a number of their own.
+    fn has_room(&self, listener: usize) -> bool {
+        let accepting = &self.listeners[listener];
+        accepting.serving
+            && if accepting.is_peer_door {
+                self.strangers < PEER_DOOR_STRANGERS_MAX
+            } else {
+                self.clients < self.connections_max
+            }
     }
 
     /// Begins a connection on a socket that was connected here.
@@ -207,35 +285,27 @@ impl Sockets {
             self.counters.tls_failed.add(1);
             return;
         };
-        self.open(socket.into(), peer, tls, now, ring, ready);
+        let mut connection = Connection::new(socket.into(), OtherEnd::Client { from: peer });
+        connection.tls = tls.map(Box::new);
+        self.open(connection, now, ring, ready);
     }
 
     fn open(
         &mut self,
-        socket: OwnedFd,
-        peer: SocketAddr,
-        tls: Option<Link>,
+        connection: Connection,
         now: Mono,
         ring: &mut Ring,
         ready: &mut VecDeque<Event>,
     ) {
-        let is_secure = tls.is_some();
-        let place = self.connections.insert(Connection {
-            socket,
-            tls: tls.map(Box::new),
-            wanted: true,
-            receiving: false,
-            cancelling_receive: false,
-            starved: false,
-            hung_up: false,
-            closing: false,
-            sending: None,
-            cancelling_send: false,
-        });
-        ready.push_back(Event::Accepted {
-            conn: id_of(place),
-            peer,
-        });
+        let (is_secure, end) = (connection.tls.is_some(), connection.end);
+        let place = self.insert(connection);
+        if let OtherEnd::Client { from } = end {
+            ready.push_back(Event::Accepted {
+                conn: id_of(place),
+                peer: from,
+                from: Door::Client,
+            });
+        }
         if let Some(connection) = self.connections.get_mut(place) {
             connection.arm(place, ring);
         }
@@ -245,10 +315,16 @@ impl Sockets {
         }
     }
 
+    /// Counts it among its kind and gives it its name.
+    pub(crate) fn insert(&mut self, connection: Connection) -> Place {
+        *self.count_of(connection.end) += 1;
+        self.connections.insert(connection)
+    }
+
     /// When something of this module's own is due.
     pub(crate) fn next_wake(&self) -> Option<Mono> {
         let handshakes = self.handshakes.next_wake();
-        [self.accept_again_at, handshakes]
+        [self.accept_again_at, handshakes, self.connects.next_wake()]
             .into_iter()
             .flatten()
             .min()
@@ -281,10 +357,11 @@ impl Sockets {
             }
         }
         if self.accept_again_at.is_some_and(|at| at <= now) {
-            self.serve(true, ring);
+            self.accept_again(ring);
         }
         self.handshake_steps = 0;
         self.end_handshakes(now, ring, ready);
+        self.end_connects(now, ring, ready);
         !self.starved.is_empty()
     }
 
@@ -340,7 +417,7 @@ impl Sockets {
         if connection.may_receive() && !connection.starved {
             connection.arm(place, ring);
         }
-        self.finish_close(place, ready);
+        self.settle(place, ring, ready);
     }
 
     /// Stops or resumes receiving.
@@ -521,15 +598,20 @@ impl Sockets {
         let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
-        if !connection.closing || connection.receiving || connection.is_sending() {
+        let is_connecting = connection.connecting.is_some();
+        if !connection.closing || connection.receiving || connection.is_sending() || is_connecting {
             return;
         }
         // One that waited for a handshake is not in the kernel.
         if let Some(sending) = connection.sending.take() {
             ready.push_back(sending.ended(place, false));
         }
+        let end = connection.end;
         drop(self.connections.remove(place));
-        ready.push_back(Event::Closed { conn: id_of(place) });
+        *self.count_of(end) -= 1;
+        if end.is_told() {
+            ready.push_back(Event::Closed { conn: id_of(place) });
+        }
         // A descriptor is free again.
         if let Some(at) = &mut self.accept_again_at {
             *at = Mono::from_ns(0);
@@ -562,6 +644,9 @@ impl Sockets {
             if let Some(link) = connection.tls.take() {
                 Box::leak(link);
             }
+            if let Some(address) = connection.connecting.take() {
+                Box::leak(address);
+            }
         }
     }
 }
@@ -591,16 +676,39 @@ impl Accepting {
 }
 
 impl Connection {
+    pub(crate) const fn new(socket: OwnedFd, end: OtherEnd) -> Self {
+        Self {
+            socket,
+            end,
+            connecting: None,
+            identity_version: 0,
+            tls: None,
+            wanted: true,
+            receiving: false,
+            cancelling_receive: false,
+            starved: false,
+            hung_up: false,
+            closing: false,
+            sending: None,
+            cancelling_send: false,
+        }
+    }
+
     /// The machine wants bytes, or a handshake does.
     fn is_receive_wanted(&self) -> bool {
         self.wanted || self.tls.as_ref().is_some_and(|link| link.is_shaking())
+    }
+
+    /// Nothing more will be received.
+    pub(crate) const fn is_hung_up(&self) -> bool {
+        self.hung_up
     }
 
     fn may_receive(&self) -> bool {
         self.is_receive_wanted() && !self.receiving && !self.hung_up && !self.closing
     }
 
-    fn arm(&mut self, place: Place, ring: &mut Ring) {
+    pub(crate) fn arm(&mut self, place: Place, ring: &mut Ring) {
         self.receiving = true;
         let entry = opcode::RecvMulti::new(types::Fd(self.socket.as_raw_fd()), GROUP)
             .build()
@@ -618,7 +726,7 @@ impl Connection {
     }
 
     pub(crate) fn hang_up(&mut self, place: Place, ready: &mut VecDeque<Event>) {
-        if !self.hung_up && !self.closing {
+        if !self.hung_up && !self.closing && self.end.is_told() {
             ready.push_back(Event::Hangup { conn: id_of(place) });
         }
         self.hung_up = true;

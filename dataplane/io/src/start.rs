@@ -3,20 +3,23 @@
 
 use crate::directory::JournalDirectory;
 use crate::files::FILES_WRITTEN_MAX;
+use crate::links::NodeLinks;
 use crate::listener::Listener;
 use crate::mesh::MeshEnd;
 use crate::sockets::ACCEPTS_PER_LISTENER;
 use std::fmt;
 use std::io;
-use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, KIB};
+use tiderace_base::limits::{CONNECTIONS_PER_SHARD_MAX, KIB, PEER_DOOR_STRANGERS_MAX};
 
 /// What a driver is made from.
 #[derive(Debug)]
 pub struct DriverConfig {
     /// The journal whose files the machine may name. None: it may name no file.
     pub journal: Option<JournalDirectory>,
-    /// Sockets that connections are accepted from once the machine says so.
+    /// Sockets that clients are accepted from once the machine says so.
     pub listeners: Vec<Listener>,
+    /// How it is linked to other nodes of the zone. None: it is not.
+    pub links: Option<NodeLinks>,
     /// The thread's end of the node's mesh. None: the machine posts nothing.
     pub mesh: Option<MeshEnd>,
     /// The core that the thread is pinned to when it runs. None: the kernel chooses.
@@ -25,7 +28,7 @@ pub struct DriverConfig {
     pub receive_buffers: u16,
     /// Bytes of one receive buffer.
     pub receive_buffer_bytes: usize,
-    /// Connections open at once. One more is closed as soon as it was accepted, without an event.
+    /// Connections of clients open at once. One more is closed as soon as it was accepted, without an event.
     pub connections_max: usize,
     /// Files of the journal open at once, but for those that are written. A read of another one waits.
     pub files_open_max: usize,
@@ -44,6 +47,7 @@ impl Default for DriverConfig {
         Self {
             journal: None,
             listeners: Vec::new(),
+            links: None,
             mesh: None,
             cpu: None,
             receive_buffers: 64,
@@ -64,6 +68,13 @@ impl Default for DriverConfig {
 #[must_use]
 pub const fn descriptors_besides(listeners: usize) -> usize {
     4 + listeners * (1 + ACCEPTS_PER_LISTENER) + FILES_WRITTEN_MAX
+}
+
+/// Descriptors that so many links to nodes may take besides: those being connected are among them; a peer door's listener,
+/// what it accepted and has not heard of yet, and its strangers are not.
+#[must_use]
+pub const fn descriptors_of_links(links_max: usize) -> usize {
+    links_max + 1 + ACCEPTS_PER_LISTENER + PEER_DOOR_STRANGERS_MAX
 }
 
 /// What a driver found at its start, for the node's log.

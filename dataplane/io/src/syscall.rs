@@ -78,6 +78,50 @@ pub(crate) fn set_option(
     .map(drop)
 }
 
+/// An address as the kernel reads it.
+#[derive(Clone, Copy)]
+pub(crate) struct RawAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl RawAddress {
+    /// Where it lies and how long it is. Valid for as long as this is there and is not moved.
+    pub(crate) const fn parts(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        ((&raw const self.storage).cast(), self.len)
+    }
+}
+
+impl From<SocketAddr> for RawAddress {
+    fn from(address: SocketAddr) -> Self {
+        // SAFETY: all zeros is a valid `sockaddr_storage`.
+        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                // SAFETY: `sockaddr_storage` is aligned and large enough for every address, and zeros are a valid one.
+                let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in>() };
+                raw.sin_family = libc::AF_INET as libc::sa_family_t;
+                raw.sin_port = v4.port().to_be();
+                raw.sin_addr.s_addr = u32::from(*v4.ip()).to_be();
+                size_of_val(raw)
+            }
+            SocketAddr::V6(v6) => {
+                // SAFETY: as above.
+                let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in6>() };
+                raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                raw.sin6_port = v6.port().to_be();
+                raw.sin6_addr.s6_addr = v6.ip().octets();
+                raw.sin6_scope_id = v6.scope_id();
+                size_of_val(raw)
+            }
+        };
+        Self {
+            storage,
+            len: len as libc::socklen_t,
+        }
+    }
+}
+
 /// `getpeername(2)` or `getsockname(2)`.
 pub(crate) fn socket_address(socket: RawFd, of_peer: bool) -> io::Result<SocketAddr> {
     // SAFETY: all zeros is a valid `sockaddr_storage`.

@@ -359,6 +359,10 @@ impl Shard {
             };
             match self.retain(now, index, age_now_us) {
                 Ok(another) => again |= another,
+                Err(refused) if is_planted(Bug::ExitForNothing) => {
+                    self.fail(Fatal::Corruption(format!("{refused:?}")), effects);
+                    break;
+                }
                 // No room: the rest waits for the next time.
                 Err(_) => {
                     again = true;
@@ -387,7 +391,14 @@ impl Shard {
         };
         let retention = stream.retention;
         let durable = &partition.durable;
-        let expired = durable.marks.expired(age_now_us, durable.bytes, retention);
+        let kept = match retention {
+            half if is_planted(Bug::TrimTooMuch) => Retention {
+                bytes: half.bytes.div_ceil(2),
+                age_ms: half.age_ms.div_ceil(2),
+            },
+            kept => kept,
+        };
+        let expired = durable.marks.expired(age_now_us, durable.bytes, kept);
         let Some((to, reason)) = expired else {
             return Ok(durable.marks.next_age_us(retention).is_some());
         };

@@ -188,7 +188,10 @@ impl Shard {
         slot.applied = placed.end;
         slot.dirty = true;
         let stream = partition.stream.as_deref();
-        let durability = stream.map_or(Durability::Local, |stream| stream.durability);
+        let durability = match stream.map_or(Durability::Local, |stream| stream.durability) {
+            _ if is_planted(Bug::AcknowledgeNamelessEarly) && !idempotent => Durability::Memory,
+            durability => durability,
+        };
         let mut room = self.producer_room.of(index);
         let marked = partition.durable.append(&appended, stream, &mut room);
         if marked && !partition.grown {
@@ -437,10 +440,16 @@ impl Shard {
                     }
                     request => request,
                 },
-                base_offset: place.base_offset,
+                base_offset: match place.base_offset {
+                    other if is_planted(Bug::AnswerOtherPlace) && place.end.get() % 64 == 0 => {
+                        other.advance(1)
+                    }
+                    base_offset => base_offset,
+                },
                 append_time_us: place.append_time_us,
                 epoch,
-                code: None,
+                code: (is_planted(Bug::RefuseAppended) && place.end.get() % 64 == 0)
+                    .then_some(ErrorCode::Busy),
                 flags: if known_as == KnownAs::New {
                     AckFlags::NONE
                 } else {

@@ -21,6 +21,7 @@ use tiderace_base::limits::{
 };
 use tiderace_base::mesh::{Message, Origin, Peer};
 use tiderace_base::operation::{Effect, Effects};
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, Offset};
 use tiderace_storage::{ReadError, ReadId};
 use tiderace_wire::credit::{Amount, Spender};
@@ -449,6 +450,10 @@ impl Shard {
             });
         }
         conn.subscriptions.insert(asked.subscription, subscription);
+        let end = match end {
+            _ if is_planted(Bug::AnswerOldEnd) => next,
+            end => end,
+        };
         let reply = Subscribed {
             request,
             subscription: asked.subscription,

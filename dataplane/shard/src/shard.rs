@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tiderace_base::catalogue::Snapshot;
 use tiderace_base::ids::{BootId, ConnectionId, PartitionKey, ShardId};
 use tiderace_base::mesh::{Message, Origin, Peer};
-use tiderace_base::operation::{Effect, Effects, Event, Fatal, Machine, OpIds};
+use tiderace_base::operation::{Door, Effect, Effects, Event, Fatal, Machine, OpIds};
 use tiderace_base::position::Lsn;
 use tiderace_base::time::{Mono, Now};
 use tiderace_storage::{Alarm, Journal, Mark, OpenError, Output};
@@ -387,7 +387,18 @@ impl Machine for Shard {
                 self.outputs = outputs;
                 self.take_outputs(now, effects);
             }
-            Event::Accepted { conn, peer } => self.accepted(now, conn, peer, effects),
+            Event::Accepted {
+                conn,
+                peer,
+                from: Door::Client,
+            } => self.accepted(now, conn, peer, effects),
+            Event::Accepted {
+                from: Door::Peer(_),
+                ..
+            }
+            | Event::Connected { .. } => {
+                panic!("a shard lets no node in and connects to none")
+            }
             Event::Received { conn, data } => self.received(now, conn, data, effects),
             Event::Hangup { conn } => self.hung_up(conn, effects),
             Event::Sent {

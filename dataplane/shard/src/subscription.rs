@@ -14,6 +14,7 @@ use tiderace_base::disk::DiskError;
 use tiderace_base::ids::{ConnectionId, MessageId, PartitionKey, SubscriptionId};
 use tiderace_base::limits::DELIVER_BYTES_MAX;
 use tiderace_base::operation::Effects;
+use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Lsn, Offset};
 use tiderace_storage::{ReadBatches, ReadError, ReadId};
 use tiderace_wire::batch::BatchHeader;
@@ -101,6 +102,9 @@ impl Shard {
             partition.woken = false;
             // One by one: the set keeps its node for those that catch up again, and is not allocated anew at each commit.
             while let Some((conn, id)) = partition.caught_up.pop_first() {
+                if is_planted(Bug::ForgetSubscription) && partition.visible.get() % 16 == 0 {
+                    continue;
+                }
                 let Some(connection) = self.connections.get(conn) else {
                     continue;
                 };
@@ -288,6 +292,10 @@ impl Shard {
                 let Some(first) = partition.recent_at(subscription.next) else {
                     return self.read_on(connection.id, subscription, effects);
                 };
+                let first = match first {
+                    first if is_planted(Bug::SkipBatch) && visible.get() % 16 == 0 => first + 1,
+                    first => first,
+                };
                 let mut run: Option<(Lsn, usize)> = None;
                 for recent in partition.recent.range(first..) {
                     let len = recent.bytes as usize;
@@ -341,6 +349,9 @@ impl Shard {
             };
             connection.push_deliver(frame, subscription.key, whole, batches, outgoing);
             *budget = budget.saturating_sub(bytes);
+            if is_planted(Bug::DeliverAgain) && visible.get() % 16 == 0 {
+                subscription.next = before;
+            }
         }
         match starved {
             Some(Starved::Link(amount)) => Progress::NeedsLink(amount),
@@ -463,6 +474,10 @@ enum Starved {
 /// Spends a batch on both levels, or on neither.
 fn spend(session: &mut Server, credit: &mut Spender, bytes: usize) -> Result<(), Starved> {
     let amount = Amount::batch(bytes as u64);
+    if is_planted(Bug::OverspendCredit) {
+        let _ = credit.try_spend(amount);
+        return Ok(());
+    }
     if !credit.available().covers(amount) {
         return Err(Starved::Own);
     }

@@ -54,6 +54,9 @@ impl Shard {
             self.retention_due = Some(now.mono.after_ns(RETENTION_EVERY_NS));
         }
         for (key, slot) in gone {
+            if is_planted(Bug::SayDropped) {
+                continue;
+            }
             if !self.drop_partition(now, key, slot) {
                 return;
             }

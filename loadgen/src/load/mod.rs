@@ -432,6 +432,7 @@ impl Machine for Load {
             | Event::Prepared { .. }
             | Event::Removed { .. }
             | Event::Posted { .. }
+            | Event::Connected { .. }
             | Event::MeshFull(_)
             | Event::MeshOpen(_)
             | Event::Catalogue(_) => {}

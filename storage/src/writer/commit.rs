@@ -85,6 +85,13 @@ impl Inflight {
         Some((flight.begun, flight.bytes))
     }
 
+    /// A write goes on under another name: where it ends, and its bytes. Only a planted bug does so.
+    pub(crate) fn rename(&mut self, op: OpId, other: OpId) -> Option<(Lsn, usize)> {
+        let flight = self.flights.iter_mut().find(|flight| flight.op == op)?;
+        flight.op = other;
+        Some((flight.end, flight.bytes))
+    }
+
     /// A write is on the disk. True when that moves the journal's durable end: everything before it is there too. J-5
     pub(crate) fn completed(&mut self, op: OpId) -> bool {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.op == op) {

@@ -268,12 +268,22 @@ mod tests {
                 stream: 7,
                 staleness_ns_max: 8,
             },
+            Observation::RetentionDeclared {
+                stream: 7,
+                bytes: 8,
+                age_ms: 9,
+            },
+            Observation::ClockSet { node: 0 },
             Observation::StreamOwned {
                 stream: 7,
                 tenant: 1,
             },
             Observation::ReaderOwned { reader, tenant: 1 },
             submitted(u64::MAX),
+            Observation::BatchWeighed {
+                batch: batch(1),
+                bytes: 2,
+            },
             acknowledged(1, 2, 3),
             refused(1),
             Observation::Indeterminate { batch: batch(1) },

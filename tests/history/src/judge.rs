@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use tiderace_base::collections::Map;
+use tiderace_base::ids::PartitionKey;
 
 use crate::knowledge::Knowledge;
 use crate::observation::{BatchName, Kind, Observation, Reader};
@@ -162,6 +163,19 @@ impl Judge {
         self.first.as_ref()
     }
 
+    /// Every property that is broken, the first one first: one observation may break several.
+    #[must_use]
+    pub fn broken(&self) -> Vec<&'static str> {
+        let first = self.first.iter().map(|violation| violation.property);
+        let others = self.seats.iter().filter_map(|seat| seat.violation.as_ref());
+        let mut broken: Vec<&str> = first
+            .chain(others.map(|violation| violation.property))
+            .collect();
+        let mut seen = BTreeSet::new();
+        broken.retain(|property| seen.insert(*property));
+        broken
+    }
+
     /// What became of each property, in the order of their names.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
@@ -215,7 +229,7 @@ struct Stale {
     run: u64,
     /// In which run a batch was sent last. Of `memory` streams alone, and of those not known to be anything else.
     sent: Map<BatchName, u64>,
-    asked: Map<Reader, u64>,
+    asked: Map<Reader, (u64, PartitionKey)>,
     /// Whose position came late: what follows it on the same connection does, too.
     late: BTreeSet<Reader>,
 }
@@ -233,8 +247,8 @@ impl Stale {
                 }
                 return false;
             }
-            Observation::Asked { reader, .. } => {
-                self.asked.insert(*reader, self.run);
+            Observation::Asked { reader, partition } => {
+                self.asked.insert(*reader, (self.run, *partition));
                 return false;
             }
             Observation::Acknowledged { batch, .. } => {
@@ -252,14 +266,14 @@ impl Stale {
                 if !knowledge.is_volatile(*partition) {
                     return false;
                 }
-                self.asked.get(reader)
+                self.asked.get(reader).map(|(run, _)| run)
             }
             Observation::Positioned {
                 reader, partition, ..
             } => {
                 let asked = self.asked.get(reader).copied();
-                let is_late =
-                    knowledge.is_volatile(*partition) && asked.is_some_and(|run| run != self.run);
+                let is_late = knowledge.is_volatile(*partition)
+                    && asked.is_some_and(|(run, _)| run != self.run);
                 if is_late {
                     self.late.insert(*reader);
                 } else {
@@ -267,7 +281,14 @@ impl Stale {
                 }
                 return is_late;
             }
-            Observation::GapTold { reader, .. } => return self.late.contains(reader),
+            Observation::GapTold { reader, .. } => {
+                if self.late.contains(reader) {
+                    return true;
+                }
+                let asked = self.asked.get(reader);
+                let volatile = asked.filter(|(_, partition)| knowledge.is_volatile(*partition));
+                volatile.map(|(run, _)| run)
+            }
             _ => return false,
         };
         run.is_some_and(|run| *run != self.run)
@@ -331,6 +352,22 @@ mod tests {
             died(),
             positioned(20),
             gap.clone(),
+        ];
+        let mut judge = Judge::default();
+        for observation in &late {
+            judge.observe(0, observation);
+        }
+        assert_eq!(judge.violation(), None);
+
+        // What came before it may be late, too, behind a position that was not.
+        let late = [
+            known(Durability::Memory),
+            asked.clone(),
+            positioned(0),
+            died(),
+            delivered(1, 0, 0, 20),
+            gap.clone(),
+            delivered(1, 1, 30, 1),
         ];
         let mut judge = Judge::default();
         for observation in &late {

@@ -25,11 +25,29 @@ struct Stream {
     trims: bool,
 }
 
+/// What a stream promises to keep: what one of its bounds allows to go may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Bytes; zero for no bound.
+    pub bytes: u64,
+    /// Nanoseconds; zero for no bound.
+    pub age_ns: u64,
+}
+
+impl Kept {
+    /// No bound: nothing may go.
+    pub const EVERYTHING: Self = Self {
+        bytes: 0,
+        age_ns: 0,
+    };
+}
+
 /// What is known.
 #[derive(Clone, Debug, Default)]
 pub struct Knowledge {
     at_ns: u64,
     streams: BTreeMap<u64, Stream>,
+    kept: BTreeMap<u64, Kept>,
     sent: Map<BatchName, Sent>,
 }
 
@@ -45,6 +63,17 @@ impl Knowledge {
             } => {
                 let (durability, trims) = (*durability, *trims);
                 self.streams.insert(*stream, Stream { durability, trims });
+            }
+            Observation::RetentionDeclared {
+                stream,
+                bytes,
+                age_ms,
+            } => {
+                let kept = Kept {
+                    bytes: *bytes,
+                    age_ns: age_ms.saturating_mul(1_000_000),
+                };
+                self.kept.insert(*stream, kept);
             }
             Observation::Submitted {
                 batch,
@@ -76,6 +105,12 @@ impl Knowledge {
     pub fn is_volatile(&self, partition: PartitionKey) -> bool {
         let stream = self.streams.get(&partition.stream.get());
         stream.is_some_and(|stream| stream.durability == Durability::Memory)
+    }
+
+    /// What the stream of a partition promises to keep, if that was said.
+    #[must_use]
+    pub fn kept(&self, partition: PartitionKey) -> Option<Kept> {
+        self.kept.get(&partition.stream.get()).copied()
     }
 
     /// Whether old records may go away.

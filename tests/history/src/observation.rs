@@ -23,6 +23,15 @@ pub struct BatchName {
     pub seq: u64,
 }
 
+impl BatchName {
+    /// Whether its producer has no id, and so numbers nothing: then `seq` is the digest of its content, and each sending of
+    /// it may be appended. P-13
+    #[must_use]
+    pub const fn is_nameless(&self) -> bool {
+        self.producer == 0
+    }
+}
+
 /// One subscription of one connection: it starts somewhere and reads on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Reader(#[serde(with = "text::hex64")] pub u64);
@@ -170,6 +179,20 @@ observations! {
         /// Nanoseconds.
         staleness_ns_max: u64,
     },
+    /// What a stream keeps at the least. Both zero: everything.
+    RetentionDeclared {
+        /// The stream.
+        stream: u64,
+        /// Bytes of the newest batches of each partition; zero for no bound.
+        bytes: u64,
+        /// Milliseconds since a batch was appended; zero for no bound.
+        age_ms: u64,
+    },
+    /// A node's wall clock was set to another time. Without it, clocks only tick.
+    ClockSet {
+        /// Which node.
+        node: u16,
+    },
     /// A stream belongs to a tenant.
     StreamOwned {
         /// The stream.
@@ -195,6 +218,13 @@ observations! {
         /// A digest of its content.
         #[serde(with = "text::hex64")]
         digest: u64,
+    },
+    /// How many bytes a batch is in its partition. Before it is sent for the first time.
+    BatchWeighed {
+        /// The batch.
+        batch: BatchName,
+        /// Bytes, header and body.
+        bytes: u64,
     },
     /// A producer was told that its batch is safe.
     Acknowledged {

@@ -17,6 +17,7 @@ use crate::node::Tiderace;
 use crate::run::{panic_text, settle};
 use crate::workload::{StreamPlan, Zone, audit_batches_of};
 use crate::world::faults::{Fault, Faults};
+use crate::world::trace::Lines;
 use crate::world::{MachineId, Setup, World};
 
 /// The time that a start has, with every power cut in the middle of it.
@@ -87,7 +88,7 @@ pub fn judge(found: &Found<'_>, seed: u64, prints: bool) -> Verdict {
     let setup = Setup {
         seed: prng.next_u64(),
         faults,
-        prints,
+        lines: if prints { Lines::Printed } else { Lines::None },
         mesh_limit: 64,
         receive_buffers: 128,
     };

@@ -1,5 +1,5 @@
-//! Runs seeds of the simulator and names the first one that breaks a property. Exit code 1 means that one did; its line
-//! says how to run it again with a trace.
+//! Runs seeds of the simulator and names the first one that breaks a property. Exit code 1 means that one did: the property,
+//! what the seed drew, the last events and the command that runs it again with a trace are printed.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -20,6 +20,10 @@ use sim::run::{Options, Report, Scenario, mixture, run};
 use sim::toy::Toy;
 use sim::world::Counted;
 use sim::world::faults::{Fault, Fired, Without};
+use sim::world::trace::Lines;
+
+/// Events that are printed of a run that broke something.
+const LAST_EVENTS: usize = 200;
 
 const HELP: &str = "\
 Runs the product's own code in one thread on a simulated disk, network and clock.
@@ -36,9 +40,25 @@ Runs the product's own code in one thread on a simulated disk, network and clock
   --history FILE  with --seed: write what clients saw, for the program `history`
   --toy           simulate the toy log instead of a node
   --rot           let something rot at rest in each seed, and see that the node says so
-  --planted N     plant each bug in turn; one of N seeds has to notice it (builds with --cfg planted only)
+  --planted N     plant each bug in turn; within N seeds it has to be noticed by what it is aimed at (builds with
+                  --cfg planted only)
 ";
 
+/// Flags that `--rot` takes; the others say nothing of it, and are refused.
+const WITH_ROT: [&str; 6] = [
+    "--rot",
+    "--seed",
+    "--seeds",
+    "--minutes",
+    "--from",
+    "--trace",
+];
+/// The same for `--planted`.
+const WITH_PLANTED: [&str; 1] = ["--planted"];
+/// Flags that `--toy` does not take: it does not come to every fault.
+const NOT_WITH_TOY: [&str; 1] = ["--every-fault"];
+
+#[derive(Debug)]
 struct Arguments {
     seeds: Range<u64>,
     deadline: Option<Instant>,
@@ -48,9 +68,42 @@ struct Arguments {
     planted: Option<u64>,
     rot: bool,
     without: Without,
+    switched_off: Vec<&'static str>,
     every_fault: bool,
     print_options: bool,
     history: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The command that runs this seed again, with everything that decides what it does.
+    fn again(&self, seed: u64) -> String {
+        let mut command = format!("cargo run --release -p sim -- --seed {seed}");
+        let flags = [
+            (self.toy, " --toy"),
+            (self.rot, " --rot"),
+            (self.twice, " --twice"),
+        ];
+        for (_, flag) in flags.iter().filter(|(given, _)| *given) {
+            command += flag;
+        }
+        for fault in &self.switched_off {
+            command = format!("{command} --without {fault}");
+        }
+        command + " --trace"
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn lines(&self) -> Lines {
+        if self.trace {
+            Lines::Printed
+        } else {
+            Lines::None
+        }
+    }
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -63,12 +116,15 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         planted: None,
         rot: false,
         without: Without::default(),
+        switched_off: Vec::new(),
         every_fault: false,
         print_options: false,
         history: None,
     };
     let mut arguments = arguments.peekable();
+    let mut given = Vec::new();
     while let Some(name) = arguments.next() {
+        given.push(name.clone());
         let mut value = || arguments.next().ok_or(format!("{name} needs a value"));
         let number = |text: &str| {
             text.parse::<u64>()
@@ -101,9 +157,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--without" => {
                 let name = value()?;
                 let fault = Fault::ALL.into_iter().find(|fault| fault.name() == name);
-                parsed
-                    .without
-                    .add(fault.ok_or(format!("{name:?} is no fault"))?);
+                let fault = fault.ok_or(format!("{name:?} is no fault"))?;
+                parsed.without.add(fault);
+                parsed.switched_off.push(fault.name());
             }
             "--planted" => parsed.planted = Some(number(&value()?)?),
             "--history" => parsed.history = Some(value()?.into()),
@@ -112,6 +168,23 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
     }
     if parsed.history.is_some() && parsed.seeds.end - parsed.seeds.start != 1 {
         return Err("--history is for one seed: name it with --seed".to_owned());
+    }
+    let refuses = |mode: &str, takes: &dyn Fn(&str) -> bool| {
+        given
+            .iter()
+            .find(|name| !takes(name))
+            .map_or(Ok(()), |name| {
+                Err(format!("{name} says nothing with {mode}"))
+            })
+    };
+    if parsed.rot {
+        refuses("--rot", &|name| WITH_ROT.contains(&name))?;
+    }
+    if parsed.planted.is_some() {
+        refuses("--planted", &|name| WITH_PLANTED.contains(&name))?;
+    }
+    if parsed.toy {
+        refuses("--toy", &|name| !NOT_WITH_TOY.contains(&name))?;
     }
     Ok(parsed)
 }
@@ -127,6 +200,7 @@ struct Summary {
     crashes: u64,
     restarts: u64,
     simulated_ns: u128,
+    progress_ns: u64,
     fired: Fired,
     counted: Counted,
 }
@@ -142,6 +216,7 @@ impl Summary {
         self.crashes += report.counts.crashes;
         self.restarts += report.counts.restarts;
         self.simulated_ns += u128::from(report.simulated_ns);
+        self.progress_ns = self.progress_ns.max(report.progress_ns);
         self.fired.add(&report.fired);
         for (name, count) in &report.counted {
             *self.counted.entry(name).or_default() += count;
@@ -150,11 +225,12 @@ impl Summary {
 
     fn print(&self, took: Duration) {
         println!(
-            "{} seeds in {:.1} s ({:.1} ms each), {:.0} simulated seconds",
+            "{} seeds in {:.1} s ({:.1} ms each), {:.0} simulated seconds, everybody's goals within {:.1}",
             self.seeds,
             took.as_secs_f64(),
             took.as_secs_f64() * 1e3 / self.seeds.max(1) as f64,
             self.simulated_ns as f64 / 1e9,
+            self.progress_ns as f64 / 1e9,
         );
         println!(
             "events {}, effects {}, disk writes {}, batches acknowledged {}, delivered {}, crashes {}, restarts {}",
@@ -181,15 +257,37 @@ impl Summary {
     }
 }
 
+fn print_last(lines: &[String]) {
+    println!("the last {} events:", lines.len());
+    for line in lines {
+        println!("{line}");
+    }
+}
+
 /// Lets something rot in each seed, and counts what came of it.
-fn rot(seeds: Range<u64>) -> ExitCode {
+fn rot(arguments: &Arguments) -> ExitCode {
     let mut seen: BTreeMap<(Rot, Outcome), u64> = BTreeMap::new();
-    for seed in seeds {
-        let Some(case) = sim::rot::run(seed) else {
+    for seed in arguments.seeds.clone() {
+        if arguments.is_over() {
+            println!("{} seeds", seed - arguments.seeds.start);
+            break;
+        }
+        let Some(case) = sim::rot::run(seed, arguments.lines()) else {
             continue;
         };
         if let Outcome::Wrong(what) = &case.outcome {
-            println!("seed {seed}: {:?} of {}: {what}", case.rot, case.file);
+            if !arguments.trace
+                && let Some(again) = sim::rot::run(seed, Lines::Kept(LAST_EVENTS))
+            {
+                print_last(&again.last_lines);
+            }
+            println!(
+                "seed {seed}: {:?} of {}, while it {}: {what}",
+                case.rot,
+                case.file,
+                if case.while_running { "ran" } else { "stood" }
+            );
+            println!("again: {}", arguments.again(seed));
             return ExitCode::FAILURE;
         }
         *seen.entry((case.rot, case.outcome)).or_default() += 1;
@@ -200,26 +298,42 @@ fn rot(seeds: Range<u64>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Plants each bug in turn, and says which seed notices it first.
+/// Plants each bug in turn, and says which property notices it by which seed.
 #[cfg(planted)]
 fn planted(seeds_max: u64) -> ExitCode {
-    let mut missed = 0;
+    use sim::planted::{Missed, WITHOUT_A_BUG, hunt, unaimed};
+    let mut wrong = 0;
     for bug in tiderace_base::planted::Bug::ALL {
         let started = Instant::now();
-        match sim::planted::hunt(bug, seeds_max) {
-            Some(noticed) => println!(
-                "{bug:?}: seed {} in {:.1} s: {}",
-                noticed.seed,
-                started.elapsed().as_secs_f64(),
-                noticed.violation
-            ),
-            None => {
-                missed += 1;
-                println!("{bug:?}: NOT NOTICED by {seeds_max} seeds");
+        match hunt(bug, seeds_max) {
+            Ok(noticed) => {
+                let took = started.elapsed().as_secs_f64();
+                println!("{bug:?}, in {took:.1} s:");
+                for noticed in noticed {
+                    println!(
+                        "  {} by seed {}, where {}",
+                        noticed.property, noticed.seed, noticed.violation
+                    );
+                }
+            }
+            Err(Missed::By(properties)) => {
+                wrong += 1;
+                println!("{bug:?}: NOT NOTICED by {}", properties.join(", "));
+            }
+            Err(Missed::Unexpected(seed, violation)) => {
+                wrong += 1;
+                println!("{bug:?}: seed {seed} is not what notices it: {violation}");
             }
         }
     }
-    if missed > 0 {
+    for (property, why) in WITHOUT_A_BUG {
+        println!("no bug for {property}: {why}");
+    }
+    for property in unaimed() {
+        wrong += 1;
+        println!("{property}: NO BUG is aimed at it, and no reason is given, or both");
+    }
+    if wrong > 0 {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
@@ -245,7 +359,7 @@ fn main() -> ExitCode {
         return planted(seeds_max);
     }
     if arguments.rot {
-        return rot(arguments.seeds);
+        return rot(&arguments);
     }
     let scenario: &dyn Scenario = if arguments.toy {
         &Toy::default()
@@ -255,15 +369,12 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let mut summary = Summary::default();
     let options = Options {
-        prints: arguments.trace,
+        lines: arguments.lines(),
         without: arguments.without,
         records: arguments.history.is_some(),
     };
     for seed in arguments.seeds.clone() {
-        if arguments
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
-        {
+        if arguments.is_over() {
             break;
         }
         if arguments.print_options {
@@ -278,8 +389,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         if let Some(violation) = &report.violation {
+            if !arguments.trace {
+                let lines = Lines::Kept(LAST_EVENTS);
+                print_last(&run(scenario, seed, Options { lines, ..options }).last_lines);
+            }
+            println!("seed {seed} drew: {}", mixture(scenario, seed, options));
             println!("seed {seed}: {violation}");
-            println!("again: cargo run --release -p sim -- --seed {seed} --trace");
+            println!("again: {}", arguments.again(seed));
             summary.print(started.elapsed());
             return ExitCode::FAILURE;
         }
@@ -290,6 +406,8 @@ fn main() -> ExitCode {
                     "seed {seed}: two runs differ: {:016x} and {:016x}",
                     report.hash, again.hash
                 );
+                println!("seed {seed} drew: {}", mixture(scenario, seed, options));
+                println!("again: {}", arguments.again(seed));
                 return ExitCode::FAILURE;
             }
         }
@@ -304,7 +422,7 @@ fn main() -> ExitCode {
         }
     }
     summary.print(started.elapsed());
-    if arguments.every_fault && !arguments.toy {
+    if arguments.every_fault {
         let never: Vec<&str> = Fault::ALL
             .into_iter()
             .filter(|fault| fault.is_survivable() && summary.fired.count(*fault) == 0)
@@ -316,4 +434,51 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Arguments, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn the_command_that_runs_a_seed_again_holds_everything_that_decides_it() {
+        let commands = [
+            ("--seeds 0..9", ""),
+            ("--minutes 1 --from 4", ""),
+            ("--toy --seeds 0..9", " --toy"),
+            ("--rot --minutes 2", " --rot"),
+            (
+                "--without kill --twice --without reset --every-fault",
+                " --twice --without kill --without reset",
+            ),
+        ];
+        for (line, flags) in commands {
+            let arguments = parsed(line).expect(line);
+            let expected = format!("cargo run --release -p sim -- --seed 7{flags} --trace");
+            assert_eq!(arguments.again(7), expected, "{line}");
+            let again = expected.split(" -- ").nth(1).expect("it has arguments");
+            assert_eq!(parsed(again).expect(again).seeds, 7..8);
+        }
+    }
+
+    #[test]
+    fn a_flag_that_would_be_ignored_is_refused() {
+        for line in [
+            "--rot --without kill",
+            "--rot --twice",
+            "--rot --toy",
+            "--seed 1 --rot --history file",
+            "--planted 3 --seeds 0..4",
+            "--toy --every-fault",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+        for line in ["--rot --seeds 3..4 --trace", "--rot --minutes 1 --from 3"] {
+            assert!(parsed(line).is_ok(), "{line}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use tiderace_node::{Mark, NodeConfig, Scrubbing, boot};
 use tiderace_shard::{Kind, Metrics, Shard};
 
 use crate::rot::Told;
-use crate::run::Scenario;
+use crate::run::{NOTHING_IS_DAMAGED, Scenario};
 pub use crate::workload::Habit;
 use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain, populate_stalls};
 use crate::world::disk::SimDisk;
@@ -108,7 +108,7 @@ impl Program for Tiderace {
                     told.push(damage.to_string());
                 }),
                 None => {
-                    alarm.listen(|damage| panic!("nothing is damaged, and a node says: {damage}"));
+                    alarm.listen(|damage| panic!("{NOTHING_IS_DAMAGED}: {damage}"));
                 }
             }
         }
@@ -235,6 +235,10 @@ impl OneNode {
 impl Scenario for OneNode {
     fn populate(&self, world: &mut World, seed: u64) {
         Self::populate_as(world, seed, None);
+    }
+
+    fn describe(&self, seed: u64) -> String {
+        format!("{:?}", Self::zone(seed))
     }
 
     fn audit(&self, world: &mut World, seed: u64) {

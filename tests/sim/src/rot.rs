@@ -1,6 +1,7 @@
 //! Bytes rot at rest, under a node that runs or between its runs. A lone node cannot bring them back: what it owes is to say
 //! so. Either it refuses to start, or it names the place, or what rotted was of no matter: then everything is there. To be
-//! silent and to lack a record, or to serve a wrong one, is the one thing that must not happen.
+//! silent and to lack a record, or to serve a wrong one, must not happen. Nor must a refusal that does not name the file that
+//! rotted, or one for what can be had from elsewhere: the other copy of the superblock, a footer, a checkpoint.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use crate::node::OneNode;
 use crate::run::{Scenario, settle};
 use crate::world::disk::SimDisk;
 use crate::world::faults::Faults;
+use crate::world::trace::Lines;
 use crate::world::{Setup, World};
 
 /// Long enough for some passes of the search, whatever the rate.
@@ -75,16 +77,50 @@ pub struct Case {
     pub while_running: bool,
     /// What came of it.
     pub outcome: Outcome,
+    /// The last lines of the trace, if they were to be kept.
+    pub last_lines: Vec<String>,
+}
+
+/// A place that rotted.
+#[derive(Clone, Copy, Debug)]
+struct Decay {
+    rot: Rot,
+    file: JournalFile,
+    /// The block, or where the file ends since.
+    at: u64,
+    /// How many bytes the file had.
+    bytes: u64,
+    /// Whether it is the newest of its kind.
+    is_newest: bool,
+    while_running: bool,
+}
+
+impl Decay {
+    /// Whether something else says the same as what rotted: then it is no reason to refuse a start.
+    fn is_elsewhere(&self) -> bool {
+        match self.file {
+            JournalFile::Footer(_) => true,
+            // Both checkpoints may need an older part; whoever runs has all of it in memory, too.
+            JournalFile::Checkpoint(_) => self.is_newest || self.while_running,
+            JournalFile::Segment(_) => false,
+            JournalFile::Superblock => match self.rot {
+                Rot::Bit | Rot::Zeros | Rot::Misdirected => true,
+                // Its second half is the second copy.
+                Rot::Short => self.at >= self.bytes / 2,
+                Rot::Lost => false,
+            },
+        }
+    }
 }
 
 /// Runs a seed: clients work, everything settles, something rots, and every record is read. `None`: there was nothing yet.
 #[must_use]
-pub fn run(seed: u64) -> Option<Case> {
+pub fn run(seed: u64, lines: Lines) -> Option<Case> {
     let prng = &mut Prng::new(seed ^ 0x0207);
     let setup = Setup {
         seed: prng.next_u64(),
         faults: Faults::none(),
-        prints: false,
+        lines,
         mesh_limit: 64,
         receive_buffers: 128,
     };
@@ -107,8 +143,10 @@ pub fn run(seed: u64) -> Option<Case> {
         world.cut_power(0);
     }
     let disks = world.disks(0);
-    let disk = &mut disks[prng.below(disks.len() as u64) as usize].clone();
-    let (rot, file) = decay(disk, while_running, prng)?;
+    let machine = prng.below(disks.len() as u64) as usize;
+    let disk = &mut disks[machine].clone();
+    let decay = decay(disk, while_running, prng)?;
+    let Decay { rot, file, .. } = decay;
     if while_running {
         let until_ns = world.now_ns() + PASSES_NS;
         world.run(until_ns, |_| false);
@@ -116,12 +154,32 @@ pub fn run(seed: u64) -> Option<Case> {
     }
     OneNode.audit(&mut world, population);
     settle(&mut world);
-    let is_told = !told.lock().expect("nobody panics with it").is_empty();
+    let told = told.lock().expect("nobody panics with it").clone();
+    let is_told = !told.is_empty();
+    // The last one is control's.
+    let whose = match machine + 1 {
+        last if last == disks.len() => "control".to_owned(),
+        shard => format!("shard {}", shard - 1),
+    };
+    // Of the checkpoints it is all parts together that say something.
+    let names = |text: &str| match file {
+        JournalFile::Checkpoint(_) if text.contains("the checkpoint files") => true,
+        file => text.contains(&file.to_string()),
+    };
     let outcome = match world.judge.violation() {
+        _ if told.iter().any(|told| !names(told)) => {
+            Outcome::Wrong(format!("{told:?} does not name {file}"))
+        }
         None if is_told => Outcome::Named,
         None => Outcome::OfNoMatter,
         Some(violation) if violation.property == "recovery_never_refuses_a_sound_disk" => {
-            Outcome::Refused
+            if decay.is_elsewhere() {
+                Outcome::Wrong(format!("refused, and need not be: {violation}"))
+            } else if !names(&violation.what) || !violation.what.contains(&whose) {
+                Outcome::Wrong(format!("refused without {whose} and {file}: {violation}"))
+            } else {
+                Outcome::Refused
+            }
         }
         // A reader is told, and so is whoever runs the node.
         Some(violation) if violation.what.contains("are said to be damaged") && is_told => {
@@ -134,13 +192,15 @@ pub fn run(seed: u64) -> Option<Case> {
         file,
         while_running,
         outcome,
+        last_lines: world.trace.take_kept(),
     })
 }
 
 /// Lets something of a disk rot. `None`: it holds nothing.
-fn decay(disk: &mut SimDisk, while_running: bool, prng: &mut Prng) -> Option<(Rot, JournalFile)> {
+fn decay(disk: &mut SimDisk, while_running: bool, prng: &mut Prng) -> Option<Decay> {
     const BLOCK: u64 = BLOCK_BYTES as u64;
     let mut files = disk.list().ok()?;
+    let newest = files.iter().copied().max();
     files.retain(|file| disk.size(*file).is_ok_and(|bytes| bytes >= 2 * BLOCK));
     let file = *files.get(prng.below(files.len().max(1) as u64) as usize)?;
     let bytes = disk.size(file).ok()?;
@@ -161,7 +221,14 @@ fn decay(disk: &mut SimDisk, while_running: bool, prng: &mut Prng) -> Option<(Ro
         Rot::Short => disk.truncate(file, at).ok()?,
         Rot::Lost => disk.remove(file).ok()?,
     }
-    Some((rot, file))
+    Some(Decay {
+        rot,
+        file,
+        at,
+        bytes,
+        is_newest: matches!(file, JournalFile::Checkpoint(_)) && Some(&file) == newest.as_ref(),
+        while_running,
+    })
 }
 
 /// Changes a block bit by bit: nobody wrote it.

@@ -6,6 +6,7 @@ use sim::history::Judge;
 use sim::node::{DrainedNode, Habit};
 use sim::run::Scenario;
 use sim::world::faults::Faults;
+use sim::world::trace::Lines;
 use sim::world::{Setup, World};
 use tiderace_base::limits::DRAIN_NS_MAX;
 use tiderace_base::prng::Prng;
@@ -34,7 +35,7 @@ fn stop_after(started_ns: Range<u64>, habits: &'static [Habit], seed: u64) -> St
     let setup = Setup {
         seed: prng.next_u64(),
         faults: Faults::none(),
-        prints: false,
+        lines: Lines::None,
         mesh_limit: prng.range(2, 64) as usize,
         receive_buffers: prng.range(16, 128) as usize,
     };

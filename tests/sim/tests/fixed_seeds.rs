@@ -48,7 +48,7 @@ fn fixed_seeds_break_no_property_and_are_the_same_twice() {
 }
 
 /// What once broke something, each with what it was.
-const KEPT: [(u64, &str); 2] = [
+const KEPT: [(u64, &str); 3] = [
     (
         2,
         "one failed read of a file of one block was told as damage",
@@ -56,6 +56,10 @@ const KEPT: [(u64, &str); 2] = [
     (
         253_670,
         "a file that was begun anew and torn, twice not recovered: the life before was taken for kept",
+    ),
+    (
+        567_866,
+        "the judge, not the node: a gap of a dead process's `memory` stream came late, and counted",
     ),
 ];
 

@@ -4,14 +4,16 @@
 use history::export::{elle, porcupine};
 use history::format::Reader;
 use history::judge::Judge;
+use history::observation::Observation;
 use sim::node::OneNode;
 use sim::run::{Options, Scenario, run};
 use sim::toy::{Bug, Toy};
 use sim::world::faults::Without;
+use sim::world::trace::Lines;
 use std::collections::BTreeMap;
 
 const RECORDS: Options = Options {
-    prints: false,
+    lines: Lines::None,
     records: true,
     without: Without::NONE,
 };
@@ -28,9 +30,21 @@ fn judged(file: &[u8]) -> Judge {
     judge
 }
 
+fn acknowledged_without_an_id(file: &[u8]) -> u64 {
+    let mut reader = Reader::begin(file).expect("a history");
+    let mut count = 0;
+    while let Some(line) = reader.next_line().expect("a line of it") {
+        if let Observation::Acknowledged { batch, .. } = line.saw {
+            count += u64::from(batch.is_nameless());
+        }
+    }
+    count
+}
+
 #[test]
 fn a_run_judged_from_its_file_holds_and_every_property_sees_something() {
     let mut total: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut nameless = 0;
     for seed in 0..20 {
         let report = run(&OneNode, seed, RECORDS);
         let judge = judged(&report.history);
@@ -40,7 +54,12 @@ fn a_run_judged_from_its_file_holds_and_every_property_sees_something() {
         for verdict in judge.verdicts() {
             *total.entry(verdict.property).or_default() += verdict.judged;
         }
+        nameless += acknowledged_without_an_id(&report.history);
     }
+    assert!(
+        nameless > 100,
+        "only {nameless} batches without a producer id"
+    );
     for (property, judged) in total {
         let row = format!("| `{property}` |");
         let row = DOCUMENT.lines().find(|line| line.starts_with(&row));

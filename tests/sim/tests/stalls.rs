@@ -8,13 +8,14 @@ use sim::history::Observation;
 use sim::node::StalledNode;
 use sim::run::Scenario;
 use sim::world::faults::Faults;
+use sim::world::trace::Lines;
 use sim::world::{Setup, World};
 use tiderace_base::prng::Prng;
 
 const SEEDS: u64 = 12;
 const SUBSCRIBERS: usize = 200;
 /// From the last stall until everybody has read everything, in simulated time.
-const PROGRESS_WITHIN_NS: u64 = 120_000_000_000;
+const PROGRESS_WITHIN_NS: u64 = 60_000_000_000;
 
 #[test]
 fn readers_that_stall_lose_nothing_and_hold_what_the_budget_allows() {
@@ -24,7 +25,7 @@ fn readers_that_stall_lose_nothing_and_hold_what_the_budget_allows() {
         let setup = Setup {
             seed: prng.next_u64(),
             faults: Faults::none(),
-            prints: false,
+            lines: Lines::None,
             mesh_limit: prng.range(2, 64) as usize,
             receive_buffers: prng.range(64, 128) as usize,
         };
@@ -38,6 +39,8 @@ fn readers_that_stall_lose_nothing_and_hold_what_the_budget_allows() {
         world.run(4_000_000_000, |_| false);
         world.heal();
         let until_ns = world.now_ns() + PROGRESS_WITHIN_NS;
+        world.run(until_ns, |world| !world.somebody_waits());
+        world.conclude();
         world.run(until_ns, |world| !world.somebody_waits());
         let waiting = world.waiting();
         world.observe(&Observation::Finished { waiting });

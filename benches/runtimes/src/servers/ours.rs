@@ -294,6 +294,7 @@ impl Machine for Server {
             }
             Event::Stop => effects.push(Effect::Stopped),
             Event::Prepared { .. }
+            | Event::Connected { .. }
             | Event::ReadDone { .. }
             | Event::Synced { .. }
             | Event::Removed { .. }

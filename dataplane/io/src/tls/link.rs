@@ -6,6 +6,7 @@ use super::outgoing::Outgoing;
 use super::session::{Failed, RECORD_BYTES_MAX, Session};
 use crate::parts::Parts;
 use bytes::BytesMut;
+use rustls::pki_types::CertificateDer;
 use tiderace_base::limits::KIB;
 
 /// Plaintext that is encrypted for one send.
@@ -89,6 +90,21 @@ impl Link {
         self.failed.is_some()
     }
 
+    /// Why it cannot go on.
+    pub(crate) const fn failure(&self) -> Option<&Failed> {
+        self.failed.as_ref()
+    }
+
+    /// Both ends have verified each other.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.failed.is_none() && self.session.is_confirmed()
+    }
+
+    /// The chain that the other end has shown, its own certificate first.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        self.session.chain()
+    }
+
     /// Whether it failed since this was asked last.
     pub(crate) fn take_failure(&mut self) -> bool {
         self.has_failed() && !core::mem::replace(&mut self.failure_told, true)
@@ -97,6 +113,11 @@ impl Link {
     /// The handshake took too long.
     pub(crate) fn time_out(&mut self) {
         self.note(Err(Failed::HandshakeTooSlow));
+    }
+
+    /// The other end is not trusted any more.
+    pub(crate) fn distrust(&mut self) {
+        self.note(Err(Failed::Distrusted));
     }
 
     /// The network failed: what waits is thrown away.

@@ -5,6 +5,7 @@
 mod end;
 mod handshakes;
 mod link;
+pub(crate) mod node;
 mod outgoing;
 mod session;
 #[cfg(test)]
@@ -13,6 +14,7 @@ pub(crate) mod tests;
 pub use end::TlsEnd;
 pub(crate) use handshakes::Handshakes;
 pub(crate) use link::Link;
+pub use node::{CurrentIdentity, NodeIdentity, node_name};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -36,6 +38,15 @@ pub enum TlsError {
     Name(String),
     /// The certificate and the key do not belong together, or are of a kind that is not supported.
     Unusable(String),
+    /// The certificate does not name exactly one node: see [`node_name`].
+    NotANode,
+    /// The certificate names another node or zone than the one that it is to replace.
+    OtherNode {
+        /// Who the node is.
+        is: String,
+        /// Whom the certificate names.
+        offered: String,
+    },
 }
 
 impl fmt::Display for TlsError {
@@ -44,6 +55,13 @@ impl fmt::Display for TlsError {
             Self::Pem { what, why } => write!(f, "no {what} can be read from this PEM text: {why}"),
             Self::Name(name) => write!(f, "{name:?} is neither a host's name nor an address"),
             Self::Unusable(why) => write!(f, "certificate and key cannot be used: {why}"),
+            Self::NotANode => write!(
+                f,
+                "the certificate does not name one node of a zone: its DNS names need exactly one node-<id>.zone-<id>.tiderace.internal, each id 16 hexadecimal digits"
+            ),
+            Self::OtherNode { is, offered } => {
+                write!(f, "the certificate names {offered}, and this node is {is}")
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use super::outgoing::Outgoing;
 use crate::parts::Parts;
 use bytes::BytesMut;
 use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
 use std::fmt;
@@ -28,6 +29,8 @@ pub(crate) enum Failed {
     HandshakeTooLong,
     /// The handshake took longer than any should.
     HandshakeTooSlow,
+    /// This node's identity was replaced, and the new one does not trust the other end.
+    Distrusted,
     /// A whole record was not used up: the other end sends a message of the handshake in pieces, which none of this protocol
     /// needs, or records that say nothing.
     NotUsedUp,
@@ -44,6 +47,7 @@ impl fmt::Display for Failed {
                 )
             }
             Self::HandshakeTooSlow => write!(f, "the handshake was not done in its time"),
+            Self::Distrusted => write!(f, "the other end is not trusted any more"),
             Self::NotUsedUp => write!(f, "a whole record could not be used up"),
         }
     }
@@ -104,6 +108,26 @@ impl Session {
     /// The other end said that it sends no more.
     pub(crate) const fn peer_closed(&self) -> bool {
         self.peer_closed
+    }
+
+    /// The other end took this one for who it is. One that accepts knows when the handshake is done; one that connects hears
+    /// it from a ticket behind that, if the other end sends any.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_open
+            && match &self.side {
+                Side::Server(_) => true,
+                Side::Client(client) => client.tls13_tickets_received() > 0,
+            }
+    }
+
+    /// The chain that the other end has shown, its own certificate first; empty when it has shown none. Verified once the
+    /// handshake is done.
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        match &self.side {
+            Side::Server(server) => server.peer_certificates(),
+            Side::Client(client) => client.peer_certificates(),
+        }
+        .unwrap_or_default()
     }
 
     /// Bytes that arrived and could not be used yet.

@@ -5,7 +5,10 @@ use super::session::Failed;
 use super::*;
 use crate::parts::Parts;
 use bytes::{Bytes, BytesMut};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use tiderace_base::limits::TLS_HANDSHAKE_BYTES_MAX;
 use tiderace_base::prng::Prng;
 
@@ -40,7 +43,47 @@ impl Authority {
     }
 
     pub(crate) fn sign(&self, name: &str) -> Signed {
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        self.sign_names(&[name])
+    }
+
+    pub(crate) fn sign_names(&self, names: &[&str]) -> Signed {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.sign_params(CertificateParams::new(names).expect("names"))
+    }
+
+    pub(crate) fn sign_expired(&self, name: &str) -> Signed {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.not_after = date_time_ymd(2021, 1, 1);
+        self.sign_params(params)
+    }
+
+    pub(crate) fn sign_numbered(&self, name: &str, number: u64) -> Signed {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.serial_number = Some(SerialNumber::from(number));
+        self.sign_params(params)
+    }
+
+    /// A revocation list with these numbers.
+    pub(crate) fn revoke(&self, numbers: &[u64]) -> String {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(4000, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("a list");
+        list.pem().expect("a list")
+    }
+
+    fn sign_params(&self, params: CertificateParams) -> Signed {
         let key = KeyPair::generate().expect("a key");
         let chain = params.signed_by(&key, &self.issuer).expect("a certificate");
         Signed {

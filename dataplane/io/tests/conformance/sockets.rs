@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use tiderace_base::ids::ConnectionId;
-use tiderace_base::operation::{Effect, Effects, Event, Fatal, OpId, OpIds};
+use tiderace_base::operation::{Door, Effect, Effects, Event, Fatal, OpId, OpIds};
 use tiderace_io::{DriverConfig, Listen, Outcome};
 
 /// More than any socket buffers hold.
@@ -90,8 +90,9 @@ fn a_name_is_never_given_twice() {
         DriverConfig::default(),
         Scripted::new(move |_, event, effects: &mut Effects| {
             if let Some(event) = event {
-                if let Event::Accepted { conn, peer } = &event {
+                if let Event::Accepted { conn, peer, from } = &event {
                     assert!(peer.ip().is_loopback() && peer.port() > 0);
+                    assert_eq!(*from, Door::Client);
                     names.send(*conn).expect("the test listens");
                 }
                 echo.step(&event, effects);

@@ -1,4 +1,5 @@
-//! Choosing a leader: who counts among the sealed, who wins, and what is missing while nobody does.
+//! who counts among the sealed, and who wins. Each test is a set of answers and the one conclusion that they allow:
+//! a winner, more answers, all of them, or nothing but the lossy kind.
 
 use super::{end, epoch, member, set};
 use crate::lease::waited_ns;

@@ -65,10 +65,13 @@ fn told(driven: &Driven) -> (Owner, u64, Vec<Mark>) {
 /// Recovers a disk, and what that left once more. A refusal changes nothing that the next start sees.
 pub(crate) fn recovered_twice(disk: ImageDisk, written: &Written) -> Result<Recovered, Outcome> {
     let settings = |seed| driver::settings(seed, written.checkpoint_every_bytes);
+    // An image shares its blocks with its copies.
+    let before = disk.clone();
     let first = match driver::start(disk, settings(70_001)) {
         Ok(driven) => driven,
         Err((error, disk)) => {
             assert!(!error.to_string().is_empty());
+            assert!(disk == before, "a refusal changes no byte");
             let again = driver::start(disk, settings(70_002)).err();
             let again = again.map(|(error, _)| error);
             assert_eq!(again.as_ref(), Some(&error), "a refusal changes nothing");

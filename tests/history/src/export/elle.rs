@@ -154,6 +154,9 @@ impl Export {
         for reader in readers {
             self.end(reader);
         }
+        let repeating = self.appends.repeating();
+        self.reads
+            .retain(|read| !repeating.contains(&read.partition));
         let (appends, never) = self.appends.finish();
         // By place: a completion, which is even, comes before what begins by the same observation.
         let mut lines: Vec<(Place, usize, String)> = Vec::new();
@@ -164,9 +167,9 @@ impl Export {
             );
             lines.push((place.0, process, line));
         };
-        let reads_from = appends.len();
+        let reads_from = appends.last().map_or(0, |(element, _)| element + 1);
         let mut last_ns = 0;
-        for (element, append) in appends.iter().enumerate() {
+        for (element, append) in appends.iter().map(|(element, append)| (*element, append)) {
             let value = format!("[:append \"{}\" {element}]", append.partition);
             tell((append.begin, append.begin_ns), element, "invoke", &value);
             last_ns = last_ns.max(append.begin_ns).max(append.end_ns);
@@ -180,7 +183,7 @@ impl Export {
             tell(read.end, process, "ok", &value);
             last_ns = last_ns.max(read.end.1);
         }
-        for (element, append) in appends.iter().enumerate() {
+        for (element, append) in appends.iter().map(|(element, append)| (*element, append)) {
             let value = format!("[:append \"{}\" {element}]", append.partition);
             let (place, kind) = match append.outcome {
                 Outcome::Appended { end, .. } => ((end, append.end_ns), "ok"),

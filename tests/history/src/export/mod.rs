@@ -1,6 +1,7 @@
 //! A history in the words of other checkers. Both exports tell of appends to logs and of reads of them, one log for each
 //! partition; docs/consistency.md states the mapping. Streams at `memory` are left out: their promises end with a process,
-//! and no sequential log has a crash in it. So are streams that let old records go.
+//! and no sequential log has a crash in it. So are streams that let old records go, and partitions that a producer without
+//! an id writes to: what it sends twice may be there twice, and one append appends once.
 //!
 //! An operation lies between two places in the history: it took effect at some point between them. Invariants: a place is
 //! where the history says so and never later (its beginning) or earlier (its end); what has no known outcome has no end; and
@@ -9,7 +10,7 @@
 pub mod elle;
 pub mod porcupine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tiderace_base::ids::PartitionKey;
 
@@ -53,6 +54,8 @@ pub(crate) struct Appends {
     named: BTreeMap<BatchName, usize>,
     /// Batches whose producer the history does not know, by where they stand.
     strangers: BTreeMap<(PartitionKey, u64), usize>,
+    /// Partitions that a producer without an id writes to.
+    repeating: BTreeSet<PartitionKey>,
 }
 
 impl Appends {
@@ -61,6 +64,9 @@ impl Appends {
         self.knowledge.learn(at_ns, observation);
         self.place += 2;
         match observation {
+            Observation::Submitted { batch, .. } if batch.is_nameless() => {
+                self.repeating.insert(batch.partition);
+            }
             Observation::Submitted { batch, records, .. } if self.covers(batch.partition) => {
                 let index = self.named.entry(*batch).or_insert(self.appends.len());
                 if let Some(append) = self.appends.get_mut(*index) {
@@ -103,7 +109,9 @@ impl Appends {
 
     /// Whether the export tells of this partition.
     pub(crate) fn covers(&self, partition: PartitionKey) -> bool {
-        !self.knowledge.is_volatile(partition) && !self.knowledge.trims(partition)
+        !self.knowledge.is_volatile(partition)
+            && !self.knowledge.trims(partition)
+            && !self.repeating.contains(&partition)
     }
 
     /// The element of a delivered batch. One that nobody is known to have sent was appended by a stranger, at any time.
@@ -133,13 +141,21 @@ impl Appends {
         index
     }
 
-    /// The appends, and the place behind the history's end. Where every sending was refused, so is the append.
-    pub(crate) fn finish(mut self) -> (Vec<Append>, Place) {
+    /// Partitions of which the export does not tell after all, whatever it had heard of them before.
+    pub(crate) fn repeating(&self) -> BTreeSet<PartitionKey> {
+        self.repeating.clone()
+    }
+
+    /// The appends that are told of, with their elements, and the place behind the history's end. Where every sending was
+    /// refused, so is the append.
+    pub(crate) fn finish(mut self) -> (Vec<(usize, Append)>, Place) {
         for append in &mut self.appends {
             if append.open == 0 && append.outcome == Outcome::Unknown {
                 append.outcome = Outcome::Refused;
             }
         }
-        (self.appends, self.place + 2)
+        let appends = self.appends.into_iter().enumerate();
+        let told = appends.filter(|(_, append)| !self.repeating.contains(&append.partition));
+        (told.collect(), self.place + 2)
     }
 }

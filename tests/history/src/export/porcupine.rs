@@ -1,7 +1,7 @@
 //! A history as operations for Porcupine: JSON lines with the fields of its Go type `Operation`. Three operations on a log:
 //! `append`, `read` of the batch at an offset, and `tail`, the question where the log ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -51,6 +51,14 @@ pub enum Input {
         /// Which log.
         log: String,
     },
+}
+
+impl Input {
+    fn log(&self) -> &str {
+        match self {
+            Self::Append { log, .. } | Self::Read { log, .. } | Self::Tail { log } => log,
+        }
+    }
 }
 
 /// What was answered.
@@ -158,9 +166,11 @@ impl Export {
     /// All operations, in no order.
     #[must_use]
     pub fn finish(self) -> Vec<Operation> {
+        let repeating: BTreeSet<String> = self.appends.repeating().into_iter().map(log).collect();
         let (appends, never) = self.appends.finish();
         let mut operations = self.operations;
-        for (element, append) in appends.into_iter().enumerate() {
+        operations.retain(|operation| !repeating.contains(operation.input.log()));
+        for (element, append) in appends {
             let (offset, end) = match append.outcome {
                 Outcome::Appended { end, offset } => (offset, end),
                 Outcome::Unknown => (None, never),

@@ -21,6 +21,7 @@ mod polls_never_go_back;
 mod polls_never_skip;
 mod reads_are_never_stale;
 mod refused_is_never_visible;
+mod retention_never_drops_too_much;
 mod retries_never_duplicate;
 mod sends_never_overtake;
 mod tenants_never_leak;
@@ -76,6 +77,7 @@ pub(crate) fn all() -> Vec<Box<dyn Property>> {
         Box::<polls_never_skip::Checker>::default(),
         Box::<reads_are_never_stale::Checker>::default(),
         Box::<refused_is_never_visible::Checker>::default(),
+        Box::<retention_never_drops_too_much::Checker>::default(),
         Box::<retries_never_duplicate::Checker>::default(),
         Box::<sends_never_overtake::Checker>::default(),
         Box::<tenants_never_leak::Checker>::default(),

@@ -1,5 +1,6 @@
 //! A batch of an idempotent producer stands in its partition once: every acknowledgement of it, the first and those of
-//! its retries, and every delivery name the same offset. What a `memory` stream lost with its process may come again.
+//! its retries, and every delivery name the same offset. What a `memory` stream lost with its process may come again. A
+//! producer without an id may have each of its sendings appended.
 //!
 //! An observation costs a search among partitions; a death costs as much as there are.
 
@@ -38,7 +39,7 @@ impl Property for Checker {
                 batch: Some(batch),
                 offset,
                 ..
-            } => {
+            } if !batch.is_nameless() => {
                 let places = self.places.entry(batch.partition).or_default();
                 let place = *places.entry(*batch).or_insert(*offset);
                 if place != *offset {
@@ -59,6 +60,21 @@ impl Property for Checker {
 mod tests {
     use super::super::planted::*;
     use super::*;
+
+    #[test]
+    fn a_batch_without_a_producer_id_may_stand_twice() {
+        let at = |offset| Observation::Acknowledged {
+            batch: BatchName {
+                producer: 0,
+                producer_epoch: 0,
+                ..batch(0)
+            },
+            offset,
+            epoch: 1,
+            duplicate: false,
+        };
+        assert_accepts(&mut Checker::default(), &[at(0), at(2)]);
+    }
 
     #[test]
     fn a_batch_at_two_places_is_noticed() {

@@ -476,6 +476,7 @@ impl Machine for Log {
                 effects.push(Effect::Refuse);
             }
             Event::Timer
+            | Event::Connected { .. }
             | Event::ReadDone { .. }
             | Event::Prepared { .. }
             | Event::Removed { .. }

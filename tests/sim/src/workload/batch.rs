@@ -24,7 +24,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Some records whose keys belong to this partition, of about so many bytes each.
+    /// Some records, about half of them with keys, which belong to this partition, of about so many bytes each.
     pub(super) fn draw(
         partition: u32,
         partitions: u32,
@@ -32,47 +32,42 @@ impl Content {
         wall_us: u64,
         prng: &mut Prng,
     ) -> Self {
-        let count = prng.range(1, 6);
-        let records: Vec<Record> = (0..count)
-            .map(|index| {
-                let key = key_for(partition, partitions, prng);
-                let is_tombstone = key.is_some() && prng.chance(1, 16);
-                let value_bytes = if is_tombstone {
-                    0
-                } else {
-                    prng.below(value_bytes_max + 1)
-                };
-                let mut value = vec![0; value_bytes as usize];
-                prng.fill(&mut value);
-                let headers = (0..prng.below(2))
-                    .map(|_| Header {
-                        name: b"trace".to_vec(),
-                        value: prng.next_u64().to_le_bytes().to_vec(),
-                    })
-                    .collect();
-                Record {
-                    flags: key.as_ref().map_or(0, |_| HAS_KEY)
-                        | if is_tombstone { TOMBSTONE } else { 0 },
-                    key: key.unwrap_or_default(),
-                    value,
-                    headers,
-                    time_delta_us: index as u32,
-                }
-            })
-            .collect();
+        let records = draw_records(partition, partitions, value_bytes_max, prng);
+        Self::of(&records, wall_us)
+    }
+
+    /// The same, unlike every other: for batches that are told apart by nothing else.
+    pub(super) fn draw_unlike_others(
+        partition: u32,
+        partitions: u32,
+        value_bytes_max: u64,
+        wall_us: u64,
+        prng: &mut Prng,
+    ) -> Self {
+        let mut records = draw_records(partition, partitions, value_bytes_max, prng);
+        records[0].headers.push(Header {
+            name: b"nonce".to_vec(),
+            value: prng.next_u128().to_le_bytes().to_vec(),
+        });
+        Self::of(&records, wall_us)
+    }
+
+    fn of(records: &[Record], wall_us: u64) -> Self {
         Self {
-            body: body::encode(&records).into(),
-            records: count as u32,
+            body: body::encode(records).into(),
+            records: records.len() as u32,
             first_time_us: wall_us,
         }
     }
 
-    /// Header and body of the batch under this name, and its digest. A producer without an id has no name.
+    /// Header and body of the batch under this name, and its digest. A producer without an id has no name, and numbers
+    /// nothing.
     pub(super) fn encode(&self, name: &BatchName) -> (BatchHeader, Bytes, u64) {
-        let attributes = if name.producer == 0 {
-            Attributes::NONE
+        let (attributes, seq, epoch) = if name.is_nameless() {
+            (Attributes::NONE, 0, 0)
         } else {
-            Attributes::NONE.with_idempotent()
+            let attributes = Attributes::NONE.with_idempotent();
+            (attributes, name.seq, name.producer_epoch)
         };
         let header = BatchHeader::producer(ProducerPart {
             attributes,
@@ -81,8 +76,8 @@ impl Content {
             body_bytes: self.body.len() as u32,
             body_crc: crc32c(&self.body),
             producer_id: ProducerId::new(name.producer),
-            producer_seq: ProducerSeq::new(name.seq),
-            producer_epoch: ProducerEpoch::new(name.producer_epoch),
+            producer_seq: ProducerSeq::new(seq),
+            producer_epoch: ProducerEpoch::new(epoch),
             schema_id: 0,
             first_time_us: self.first_time_us,
             time_span_us: self.records,
@@ -92,6 +87,42 @@ impl Content {
         bytes.extend_from_slice(&self.body);
         (header, bytes.freeze(), digest(&header))
     }
+}
+
+fn draw_records(
+    partition: u32,
+    partitions: u32,
+    value_bytes_max: u64,
+    prng: &mut Prng,
+) -> Vec<Record> {
+    let count = prng.range(1, 6);
+    (0..count)
+        .map(|index| {
+            let key = key_for(partition, partitions, prng);
+            let is_tombstone = key.is_some() && prng.chance(1, 16);
+            let value_bytes = if is_tombstone {
+                0
+            } else {
+                prng.below(value_bytes_max + 1)
+            };
+            let mut value = vec![0; value_bytes as usize];
+            prng.fill(&mut value);
+            let headers = (0..prng.below(2))
+                .map(|_| Header {
+                    name: b"trace".to_vec(),
+                    value: prng.next_u64().to_le_bytes().to_vec(),
+                })
+                .collect();
+            Record {
+                flags: key.as_ref().map_or(0, |_| HAS_KEY)
+                    | if is_tombstone { TOMBSTONE } else { 0 },
+                key: key.unwrap_or_default(),
+                value,
+                headers,
+                time_delta_us: index as u32,
+            }
+        })
+        .collect()
 }
 
 /// What identifies a batch's content.
@@ -114,7 +145,7 @@ fn key_for(partition: u32, partitions: u32, prng: &mut Prng) -> Option<Vec<u8>> 
 /// A delivered batch, checked.
 #[derive(Debug)]
 pub(super) struct Checked {
-    pub(super) name: Option<BatchName>,
+    pub(super) name: BatchName,
     pub(super) offset: u64,
     pub(super) next: u64,
     pub(super) records: u32,
@@ -160,10 +191,13 @@ pub(super) fn check(
         partition,
         producer,
         producer_epoch: header.producer_epoch().get(),
-        seq: header.producer_seq().get(),
+        seq: match producer {
+            0 => digest(&header),
+            _ => header.producer_seq().get(),
+        },
     };
     let checked = Checked {
-        name: (producer != 0).then_some(name),
+        name,
         offset: header.base_offset().get(),
         next: header.next_offset().get(),
         records: header.record_count(),
@@ -227,7 +261,7 @@ mod tests {
         assert!(rest.is_empty());
         assert_eq!(
             (checked.name, checked.digest, checked.offset),
-            (Some(name), digest, 10)
+            (name, digest, 10)
         );
         for at in [40, 90, 126, placed.len() - 1] {
             let mut damaged = placed.clone();

@@ -107,7 +107,7 @@ impl Creator {
         }
     }
 
-    /// Sends a batch into some partition, as a producer that is not heard of again.
+    /// Sends a batch into some partition, as a producer that is not heard of again, or as none.
     fn write(
         stream: StreamId,
         partitions: u32,
@@ -121,7 +121,10 @@ impl Creator {
                 stream,
                 partition: PartitionIndex::new(partition),
             },
-            producer: port.prng.next_u128().max(1),
+            producer: match port.prng.next_u128() {
+                nobody if nobody % 8 == 0 => 0,
+                somebody => somebody,
+            },
             producer_epoch: 1,
             seq: 0,
         };
@@ -330,7 +333,7 @@ impl Creator {
         let same = self.known[number]
             .as_ref()
             .is_none_or(|known| *known == stream);
-        port.observe(plan.known(stream.id.get()));
+        plan.tell(stream.id.get(), port);
         if !as_planned || !same {
             let what = format!(
                 "{stream:?} was asked for as {plan:?} and known as {:?}",

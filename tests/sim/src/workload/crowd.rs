@@ -359,7 +359,7 @@ impl Crowd {
         match control {
             Control::StreamCreated(created) => {
                 self.asked.remove(&created.request.get());
-                port.observe(self.plan.known(created.stream.id.get()));
+                self.plan.tell(created.stream.id.get(), port);
                 self.stream = Some(created.stream);
             }
             Control::Produced(produced) => {

@@ -65,12 +65,18 @@ impl StreamPlan {
         self.retention != Retention::default()
     }
 
-    fn known(&self, stream: u64) -> Observation {
-        Observation::StreamKnown {
+    /// Tells the history what the stream promises.
+    fn tell(&self, stream: u64, port: &mut Port<'_>) {
+        port.observe(Observation::StreamKnown {
             stream,
             durability: self.durability,
             trims: self.trims(),
-        }
+        });
+        port.observe(Observation::RetentionDeclared {
+            stream,
+            bytes: self.retention.bytes,
+            age_ms: self.retention.age_ms,
+        });
     }
 }
 

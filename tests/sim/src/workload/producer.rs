@@ -1,6 +1,7 @@
 //! A producer: numbers its batches in each partition, keeps several on their way, and after anything that goes wrong
 //! sends again what was not acknowledged, under the same number. Sometimes asks the node what it remembers, sometimes
-//! names the epoch that it knows, and sometimes a twin of an older epoch of it sends what must be refused.
+//! names the epoch that it knows, and sometimes a twin of an older epoch of it sends what must be refused. Some have no id:
+//! what they send again may be there twice, and is known by its content; it may be lost or overtake as little as the others'.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,8 @@ const PATIENCE_NS: u64 = 5_000_000_000;
 #[derive(Debug)]
 struct Made {
     content: Content,
+    /// The digest of its content, where that is its name.
+    digest: u64,
     /// The request that carries it now.
     sent: Option<u64>,
 }
@@ -96,6 +99,10 @@ impl Producer {
             })
             .collect();
         let zone_is_crowded = zone.crowded;
+        let id = match prng.next_u128() | 1 {
+            nobody if (nobody >> 64) % 6 == 0 => 0,
+            somebody => somebody,
+        };
         Self {
             machine: MachineId {
                 node: zone.node,
@@ -103,7 +110,7 @@ impl Producer {
             },
             zone,
             plan,
-            id: prng.next_u128() | 1,
+            id,
             stream: None,
             shards: BTreeMap::new(),
             lanes,
@@ -123,7 +130,7 @@ impl Producer {
             },
             // Where anybody may be forgotten, an offset must be named, and it is one of an epoch.
             names_epochs: prng.chance(1, 2) || zone_is_crowded,
-            has_twin: prng.chance(1, 3),
+            has_twin: prng.chance(1, 3) && id != 0,
             pace_ns: prng.range(200_000, 20_000_000),
             idle_wakes: 0,
             settled: false,
@@ -148,6 +155,20 @@ impl Producer {
             producer_epoch,
             seq,
         }
+    }
+
+    /// The name of a batch that waits for its answer, as the history knows it.
+    fn name_of(&self, partition: u32, seq: u64) -> Option<BatchName> {
+        let lane = self.lanes.get(&partition)?;
+        if self.has_id() {
+            return Some(self.name(partition, lane.producer_epoch, seq));
+        }
+        let made = lane.made.get(&seq)?;
+        Some(self.name(partition, 0, made.digest))
+    }
+
+    fn has_id(&self) -> bool {
+        self.id != 0
     }
 
     fn waiting_batches(&self) -> usize {
@@ -223,7 +244,13 @@ impl Producer {
             None if *fresh > 0 && self.to_make > 0 && lane.made.len() < self.depth => {
                 *fresh -= 1;
                 self.to_make -= 1;
-                let content = Content::draw(
+                let has_id = self.id != 0;
+                let draw = if has_id {
+                    Content::draw
+                } else {
+                    Content::draw_unlike_others
+                };
+                let content = draw(
                     partition,
                     self.plan.partitions,
                     self.value_bytes_max,
@@ -232,27 +259,35 @@ impl Producer {
                 );
                 let seq = lane.next_seq;
                 lane.next_seq += 1;
-                lane.made.insert(
-                    seq,
-                    Made {
-                        content,
-                        sent: None,
-                    },
-                );
+                let digest = if has_id {
+                    0
+                } else {
+                    content.encode(&self.name(partition, 0, 0)).2
+                };
+                let made = Made {
+                    content,
+                    digest,
+                    sent: None,
+                };
+                if let Some(lane) = self.lanes.get_mut(&partition) {
+                    lane.made.insert(seq, made);
+                }
                 seq
             }
             None => return false,
         };
+        let lane = &self.lanes[&partition];
         let epoch = if self.names_epochs {
             lane.slot_epoch
         } else {
             0
         };
-        let producer_epoch = lane.producer_epoch;
         let (since_epoch, since) = lane.since;
         let since = if since_epoch == epoch { since } else { 0 };
         let content = lane.made[&seq].content.clone();
-        let name = self.name(partition, producer_epoch, seq);
+        let Some(name) = self.name_of(partition, seq) else {
+            return false;
+        };
         let Some(id) = self.send_batch(&name, &content, epoch, since, port) else {
             return false;
         };
@@ -279,6 +314,12 @@ impl Producer {
         let session = self.session.as_mut()?;
         if !session.try_spend(bytes.len(), port) {
             return None;
+        }
+        if self.plan.trims() {
+            port.observe(Observation::BatchWeighed {
+                batch: *name,
+                bytes: bytes.len() as u64,
+            });
         }
         port.observe(Observation::Submitted {
             batch: *name,
@@ -363,7 +404,7 @@ impl Producer {
                     self.complain(port, "metadata that was not asked for".to_owned());
                     return;
                 };
-                port.observe(self.plan.known(stream.id.get()));
+                self.plan.tell(stream.id.get(), port);
                 for info in &metadata.partitions {
                     self.shards.insert(info.partition.get(), info.shard.get());
                     if let Some(lane) = self.lanes.get_mut(&info.partition.get()) {
@@ -425,15 +466,19 @@ impl Producer {
             self.refused(partition, seq, ack, code, port);
             return;
         }
+        let Some(name) = self.name_of(partition, seq) else {
+            return self.complain(port, format!("{ack:?} answers what was answered"));
+        };
+        if !self.has_id() && ack.flags.is_duplicate() {
+            self.complain(port, format!("{ack:?} of a batch that has no number"));
+        }
         let Some(lane) = self.lanes.get_mut(&partition) else {
             return;
         };
         lane.newest_acked = lane.newest_acked.max(Some(seq));
         lane.slot_epoch = lane.slot_epoch.max(ack.epoch.get());
-        let producer_epoch = lane.producer_epoch;
         // A retry may be acknowledged twice: the second time it is not waited for any more.
         lane.made.remove(&seq);
-        let name = self.name(partition, producer_epoch, seq);
         port.observe(acknowledgement(&name, ack));
     }
 
@@ -446,14 +491,24 @@ impl Producer {
         port: &mut Port<'_>,
     ) {
         let is_volatile = self.plan.durability == Durability::Memory;
+        let has_id = self.has_id();
         let newest = self
             .lanes
             .get(&partition)
             .map(|lane| (lane.producer_epoch, lane.newest_acked));
-        if let Some((producer_epoch, _)) = newest
-            && let Some(refused) = refusal(self.name(partition, producer_epoch, seq), code)
-        {
+        let name = self.name_of(partition, seq);
+        if let Some(refused) = name.and_then(|name| refusal(name, code)) {
             port.observe(refused);
+        }
+        let is_about_numbers = matches!(
+            code,
+            ErrorCode::ProducerUnknown
+                | ErrorCode::SequenceGap
+                | ErrorCode::SequenceReused
+                | ErrorCode::DuplicateForgotten
+        );
+        if !has_id && is_about_numbers {
+            return self.complain(port, format!("a batch without a number is {code:?}"));
         }
         let Some(lane) = self.lanes.get_mut(&partition) else {
             return;
@@ -502,10 +557,10 @@ impl Producer {
             }
             ErrorCode::FencedEpoch => {
                 lane.slot_epoch = u32::try_from(due).unwrap_or(0);
-                lane.send_again_from(seq);
+                lane.send_again(seq, has_id);
             }
             _ => {
-                lane.send_again_from(seq);
+                lane.send_again(seq, has_id);
                 lane.quiet_until_ns = port.now_ns + port.prng.range(200_000, 30_000_000);
             }
         }
@@ -554,7 +609,7 @@ impl Producer {
     }
 
     fn ask_what_is_remembered(&mut self, port: &mut Port<'_>) {
-        if self.session.is_none() || !port.prng.chance(1, 4) {
+        if self.session.is_none() || !self.has_id() || !port.prng.chance(1, 4) {
             return;
         }
         let partitions: Vec<u32> = self.lanes.keys().take(4).copied().collect();
@@ -610,8 +665,10 @@ impl Producer {
 }
 
 impl Lane {
-    fn send_again_from(&mut self, seq: u64) {
-        for (_, made) in self.made.range_mut(seq..) {
+    /// One that was refused is sent again; where numbers have to follow one another, so is whatever follows it.
+    fn send_again(&mut self, seq: u64, has_id: bool) {
+        let last = if has_id { u64::MAX } else { seq };
+        for (_, made) in self.made.range_mut(seq..=last) {
             made.sent = None;
         }
     }

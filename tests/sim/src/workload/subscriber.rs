@@ -21,7 +21,10 @@ use crate::world::{Actor, ActorEvent, MachineId, Port};
 
 mod dozing;
 
-use dozing::{Dozing, WRITTEN_WITHIN_NS};
+use dozing::Dozing;
+
+/// The largest batch that a producer of the run makes, with room.
+const BATCH_BYTES_MAX: u64 = 32 * 1024;
 
 /// A client gives up on a connection that says nothing for so long while it waits for an answer.
 const PATIENCE_NS: u64 = 5_000_000_000;
@@ -36,6 +39,22 @@ enum Phase {
     Open,
     /// The end of the subscription is asked for.
     Leaving,
+}
+
+/// What a subscriber has to reach, once nobody writes any more: the end that it asks for then, on the subscription that it
+/// has. Whatever stands still by then stands still for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Goal {
+    /// Others still write.
+    None,
+    /// The end is to be asked for, once the subscription is there.
+    Wanted,
+    /// It is asked for, by this request, since then.
+    Asked(u64, u64),
+    /// It has to get there.
+    End(u64),
+    /// It is there.
+    Reached,
 }
 
 /// How a subscriber reads that stays until a node's drain has ended.
@@ -80,6 +99,7 @@ pub(crate) struct Subscriber {
     /// An auditor's end, once it knows it.
     audit: Option<Option<u64>>,
     done: bool,
+    goal: Goal,
     quiet_until_ns: u64,
     dozing: Option<Dozing>,
 }
@@ -91,7 +111,7 @@ impl Subscriber {
         let mut subscriber = Self::auditor(zone, stream, partition, prng);
         subscriber.audit = None;
         subscriber.window = Credit {
-            bytes: prng.range(24, 200) * 1024,
+            bytes: (prng.range(24, 200) * 1024).max(BATCH_BYTES_MAX),
             batches: prng.range(1, 64),
         };
         subscriber.lazy = prng.chance(1, 2);
@@ -177,6 +197,7 @@ impl Subscriber {
             asked_time: None,
             audit: Some(None),
             done: false,
+            goal: Goal::None,
             quiet_until_ns: 0,
             dozing: None,
         }
@@ -212,12 +233,13 @@ impl Subscriber {
         self.phase = Phase::Idle;
         self.asked_time = None;
         self.reads_again_ns = None;
+        // Another end may be the right one behind a restart: what a `memory` stream lost is gone.
+        if matches!(self.goal, Goal::Asked(..) | Goal::End(_)) {
+            self.goal = Goal::Wanted;
+        }
         if let Some(dozing) = &mut self.dozing {
             dozing.link_granted = Credit::default();
             dozing.link_spent = Credit::default();
-            if dozing.end.take().is_some() {
-                dozing.asks_ns = Some(0);
-            }
             dozing.others.clear();
         }
     }
@@ -339,7 +361,7 @@ impl Subscriber {
                     self.complain(port, format!("{metadata:?} was not asked for"));
                     return;
                 };
-                port.observe(self.plan.known(stream.id.get()));
+                self.plan.tell(stream.id.get(), port);
                 self.shard = Some(info.shard.get());
                 self.stream = Some(stream);
                 self.phase = Phase::Idle;
@@ -438,11 +460,12 @@ impl Subscriber {
                     .partitions
                     .iter()
                     .find(|it| it.partition.get() == self.partition);
-                let (Some(own), Some(dozing)) = (own, &mut self.dozing) else {
+                let asked = matches!(self.goal, Goal::Asked(request, _) if request == described.request.get());
+                let (Some(own), true) = (own, asked) else {
                     self.complain(port, format!("{described:?} was not asked for"));
                     return;
                 };
-                dozing.end = Some(own.end.get());
+                self.goal = Goal::End(own.end.get());
                 self.check_end(port);
             }
             Control::Unsubscribed(unsubscribed) => {
@@ -482,6 +505,10 @@ impl Subscriber {
 
     fn failed(&mut self, request: u64, code: ErrorCode, detail: u64, port: &mut Port<'_>) {
         if self.asked_time.take_if(|(id, _)| *id == request).is_some() {
+            return;
+        }
+        if matches!(self.goal, Goal::Asked(asked, _) if asked == request) {
+            self.goal = Goal::Wanted;
             return;
         }
         match code {
@@ -552,7 +579,7 @@ impl Subscriber {
             port.observe(Observation::Delivered {
                 reader: self.reader,
                 partition,
-                batch: batch.name,
+                batch: Some(batch.name),
                 offset: batch.offset,
                 records: batch.records,
                 digest: batch.digest,
@@ -568,19 +595,22 @@ impl Subscriber {
     }
 
     fn spends_a_lot(&self) -> bool {
-        2 * (self.granted.bytes - self.spent.bytes) <= self.window.bytes
-            || 2 * (self.granted.batches - self.spent.batches) <= self.window.batches
+        2 * self.granted.bytes.saturating_sub(self.spent.bytes) <= self.window.bytes
+            || 2 * self.granted.batches.saturating_sub(self.spent.batches) <= self.window.batches
+    }
+
+    /// Whether what is granted may be too little for the next batch, and more may be granted.
+    fn may_starve(&self) -> bool {
+        let left = self.granted.bytes.saturating_sub(self.spent.bytes);
+        left < self.window.bytes.min(BATCH_BYTES_MAX) || self.granted.batches <= self.spent.batches
     }
 
     fn check_end(&mut self, port: &mut Port<'_>) {
-        if let Some(dozing) = &self.dozing
-            && let (Some(end), Some((next, _))) = (dozing.end, self.next)
-        {
-            let others = dozing.others.iter();
-            self.done = next >= end
-                && others
-                    .filter_map(|other| other.next)
-                    .all(|next| next >= end);
+        if let (Goal::End(end), Some((next, _))) = (self.goal, self.next) {
+            let mut others = self.dozing.iter().flat_map(|dozing| &dozing.others);
+            if next >= end && others.all(|other| other.next.is_none_or(|next| next >= end)) {
+                self.goal = Goal::Reached;
+            }
         }
         if let Some(Some(end)) = self.audit
             && let Some((next, _)) = self.next
@@ -649,10 +679,17 @@ impl Actor for Subscriber {
                 let waits = (matches!(self.phase, Phase::Asked(_) | Phase::Leaving)
                     || self.audit.is_some())
                     && self.dozing.is_none();
+                let asked_ns = match self.goal {
+                    Goal::Asked(_, at_ns) => Some(at_ns),
+                    Goal::None | Goal::Wanted | Goal::End(_) | Goal::Reached => None,
+                };
                 let stays = self.stays && self.phase == Phase::Open;
                 if let Some(session) = &self.session
                     && self.reads_again_ns.is_none()
                     && ((waits && session.heard_ns + PATIENCE_NS < port.now_ns)
+                        || asked_ns.is_some_and(|at_ns| {
+                            session.heard_ns.max(at_ns) + PATIENCE_NS < port.now_ns
+                        })
                         || (session.draining && !stays))
                 {
                     port.abort(session.link);
@@ -669,7 +706,9 @@ impl Actor for Subscriber {
                     };
                     port.connect(self.machine);
                 }
-                if self.phase == Phase::Open && self.spends_a_lot() {
+                if self.phase == Phase::Open
+                    && (self.spends_a_lot() || (port.healed && self.may_starve()))
+                {
                     self.grant(port);
                 }
                 if !port.healed {
@@ -724,20 +763,22 @@ impl Actor for Subscriber {
     }
 
     fn waits(&self) -> bool {
-        match &self.dozing {
-            Some(dozing) => (dozing.asks_ns.is_some() || dozing.end.is_some()) && !self.done,
-            None => self.audit.is_some() && !self.done,
-        }
+        matches!(self.goal, Goal::Wanted | Goal::Asked(..) | Goal::End(_))
+            || (self.audit.is_some() && !self.done)
     }
 
     fn waits_for(&self) -> String {
         format!(
-            "reader of {}/{}: {:?} of {:?} {:?}, {:?}, shard {:?}, session {:?}",
+            "reader of {}/{}: {:?} of {:?} {:?} {:?}, granted {:?}, spent {:?}, {:?}, shard {:?}, \
+             session {:?}",
             self.plan.path,
             self.partition,
             self.next,
             self.audit,
+            self.goal,
             self.dozing,
+            self.granted,
+            self.spent,
             self.phase,
             self.shard,
             self.session
@@ -745,12 +786,17 @@ impl Actor for Subscriber {
     }
 
     fn heal(&mut self, port: &mut Port<'_>) {
-        if let Some(dozing) = &mut self.dozing {
-            dozing.asks_ns = Some(port.now_ns + WRITTEN_WITHIN_NS);
-        }
+        // A habit is a trouble, too.
+        self.habit = Habit::Reads;
         if let Some(session) = &self.session {
             self.reads_again_ns = None;
             port.reads(session.link, true);
+        }
+    }
+
+    fn conclude(&mut self, _port: &mut Port<'_>) {
+        if self.audit.is_none() {
+            self.goal = Goal::Wanted;
         }
     }
 }

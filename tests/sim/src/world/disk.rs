@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -267,6 +268,9 @@ struct State {
     capacity_bytes: u64,
     /// The blocking port was told that there is no space.
     was_full: bool,
+    /// Durable writes that failed under the process that runs: a cache still has their bytes and takes them for written.
+    /// Writing them again is answered at once, and brings nothing to the platter.
+    failed: Vec<(JournalFile, Range<u64>)>,
     power: Power,
     /// Draws what the blocking port leaves behind; seeded by the world.
     prng: Prng,
@@ -312,6 +316,7 @@ impl SimDisk {
             serial: 0,
             capacity_bytes: u64::MAX,
             was_full: false,
+            failed: Vec::new(),
             power: power.clone(),
             prng: Prng::new(seed),
             writes: 0,
@@ -385,6 +390,7 @@ impl SimDisk {
         let mut guard = self.0.borrow_mut();
         let state = &mut *guard;
         let operations = std::mem::take(&mut state.operations);
+        state.failed.clear();
         for (_, (serial, operation)) in operations {
             state.interrupt(operation, serial, prng, true);
         }
@@ -405,6 +411,7 @@ impl SimDisk {
     pub fn kill(&self, prng: &mut Prng) {
         let mut state = self.0.borrow_mut();
         let operations = std::mem::take(&mut state.operations);
+        state.failed.clear();
         for (_, (serial, operation)) in operations {
             state.interrupt(operation, serial, prng, false);
         }
@@ -569,7 +576,11 @@ impl State {
         if !self.has_room(file, at + data.len() as u64) {
             return Err(DiskError::NoSpace);
         }
+        let place = at..at + data.len() as u64;
         if ending == Ending::Failed {
+            if durable {
+                self.failed.push((file, place));
+            }
             let serial = self.next_serial();
             let mut prng = self.prng.clone();
             self.interrupt(
@@ -591,7 +602,10 @@ impl State {
         let serial = self.next_serial();
         let entry = self.files.entry(file).or_default();
         let at = usize::try_from(at).expect("positions fit memory");
-        if durable && ending != Ending::Lied {
+        let is_cached = self.failed.iter().any(|(of, failed)| {
+            *of == file && failed.start < place.end && place.start < failed.end
+        });
+        if durable && ending != Ending::Lied && !is_cached {
             entry.write_durable(serial, at, &data);
         } else {
             // Its own copy: the machine may reuse the buffer from now on, and the disk's cache keeps what it was given.

@@ -71,11 +71,19 @@ pub enum Fault {
     AcceptWaits,
     /// A client takes nothing out of its socket for a while.
     SlowConsumer,
+    /// A connect to a node is answered by nobody, however long it is tried: a filter drops it.
+    ConnectLost,
+    /// A connect to a node is refused.
+    ConnectRefused,
+    /// A connect to a node takes long, perhaps longer than it may.
+    ConnectSlow,
+    /// The network between some nodes is cut, in both directions or in one.
+    Partition,
 }
 
 impl Fault {
     /// Every kind, in the order of the summary.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::DiskSlow,
         Self::DiskStall,
         Self::WriteError,
@@ -105,12 +113,25 @@ impl Fault {
         Self::BuffersHeld,
         Self::AcceptWaits,
         Self::SlowConsumer,
+        Self::ConnectLost,
+        Self::ConnectRefused,
+        Self::ConnectSlow,
+        Self::Partition,
     ];
 
     /// Whether a lone node has to survive it: then it is drawn, or follows from what is.
     #[must_use]
     pub const fn is_survivable(self) -> bool {
-        !matches!(self, Self::LyingDisk)
+        !matches!(self, Self::LyingDisk) && !self.is_between_nodes()
+    }
+
+    /// Whether it takes several nodes: drawn by [`Faults::draw_links`] alone.
+    #[must_use]
+    pub const fn is_between_nodes(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectLost | Self::ConnectRefused | Self::ConnectSlow | Self::Partition
+        )
     }
 
     /// The kind's name in the summary.
@@ -146,13 +167,17 @@ impl Fault {
             Self::BuffersHeld => "buffers_held",
             Self::AcceptWaits => "accept_waits",
             Self::SlowConsumer => "slow_consumer",
+            Self::ConnectLost => "connect_lost",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectSlow => "connect_slow",
+            Self::Partition => "partition",
         }
     }
 }
 
 /// Kinds that are switched off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Without(u32);
+pub struct Without(u64);
 
 impl Without {
     /// None is.
@@ -160,17 +185,23 @@ impl Without {
 
     /// Switches off this one, too.
     pub fn add(&mut self, fault: Fault) {
-        self.0 |= 1 << fault as u32;
+        self.0 |= 1 << fault as u64;
     }
 
     fn contains(self, fault: Fault) -> bool {
-        self.0 & (1 << fault as u32) != 0
+        self.0 & (1 << fault as u64) != 0
     }
 }
 
 /// How often each kind fired.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fired([u64; Fault::ALL.len()]);
+
+impl Default for Fired {
+    fn default() -> Self {
+        Self([0; Fault::ALL.len()])
+    }
+}
 
 impl Fired {
     /// How often this kind fired.
@@ -213,12 +244,7 @@ impl Faults {
     #[must_use]
     pub fn draw(prng: &mut Prng) -> Self {
         let mut faults = Self::none();
-        let mut maybe = |fault: Fault, numerator: u64, highest: u64| {
-            if prng.chance(numerator, 8) {
-                let rate = prng.range(highest / 20 + 1, highest + 2);
-                faults.per_million[fault as usize] = u32::try_from(rate).unwrap_or(u32::MAX);
-            }
-        };
+        let mut maybe = |fault, numerator, highest| faults.maybe(fault, numerator, highest, prng);
         maybe(Fault::DiskSlow, 5, 200_000);
         maybe(Fault::DiskStall, 2, 2_000);
         maybe(Fault::WriteError, 1, 3_000);
@@ -241,6 +267,22 @@ impl Faults {
         maybe(Fault::KillInRecovery, 3, 500_000);
         maybe(Fault::AcceptWaits, 2, 300_000);
         faults
+    }
+
+    /// Adds what happens between nodes: apart from the rest, so that what a lone node meets under a seed stays as it was. An
+    /// opportunity is one connect, and for a partition a draw of the disturber.
+    pub fn draw_links(&mut self, prng: &mut Prng) {
+        self.maybe(Fault::ConnectLost, 4, 200_000, prng);
+        self.maybe(Fault::ConnectRefused, 4, 200_000, prng);
+        self.maybe(Fault::ConnectSlow, 4, 300_000, prng);
+        self.maybe(Fault::Partition, 6, 400_000, prng);
+    }
+
+    fn maybe(&mut self, fault: Fault, numerator: u64, highest: u64, prng: &mut Prng) {
+        if prng.chance(numerator, 8) {
+            let rate = prng.range(highest / 20 + 1, highest + 2);
+            self.set(fault, u32::try_from(rate).unwrap_or(u32::MAX));
+        }
     }
 
     /// Switches kinds off that were drawn. What the others do does not shift.

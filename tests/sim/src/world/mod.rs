@@ -10,6 +10,8 @@ pub mod disk;
 pub mod faults;
 mod mesh;
 pub mod network;
+mod peers;
+mod pipe;
 pub mod scheduler;
 pub mod trace;
 
@@ -24,6 +26,7 @@ use tiderace_base::time::Now;
 
 use crate::history::Observation;
 use disk::SimDisk;
+pub use peers::door_of;
 pub use scheduler::{Setup, World};
 
 /// A machine of a node.
@@ -134,6 +137,9 @@ pub trait Actor {
 
     /// Faults have ended: from now on the actor works towards its goal and stops making trouble.
     fn heal(&mut self, port: &mut Port<'_>);
+
+    /// Whoever writes has finished: what there is now, the actor has to reach, if it reads.
+    fn conclude(&mut self, _port: &mut Port<'_>) {}
 }
 
 /// What a client asks of the world.

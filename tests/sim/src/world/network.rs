@@ -3,23 +3,18 @@
 //! end may vanish, and a reset throws away what was on its way. Keeps the driver's side of the contract of the network
 //! effects to the letter and stops a machine that breaks its own side.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
 use tiderace_base::ids::ConnectionId;
-use tiderace_base::operation::{Event, OpId};
+use tiderace_base::operation::{Door, Event, OpId};
 use tiderace_base::prng::Prng;
 
 use crate::world::faults::{Fault, Faults};
+pub use crate::world::pipe::ReceiveBuffers;
+use crate::world::pipe::{BUFFER_RETRY_NS, Pipe, SendInFlight, segment_bytes};
 use crate::world::{ActorEvent, ActorId, LinkId, MachineId};
-
-/// The largest piece in which bytes arrive.
-const SEGMENT_BYTES_MAX: u64 = 64 * 1024;
-/// A flow that found no receive buffer looks again after this long.
-const BUFFER_RETRY_NS: u64 = 100_000;
 
 /// What a link does next; scheduled by the world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,59 +48,6 @@ pub enum Output {
     Later(u64, LinkId, Step),
 }
 
-#[derive(Debug, Default)]
-struct Pipe {
-    queue: VecDeque<Bytes>,
-    queued_bytes: usize,
-    /// A flow is scheduled.
-    flowing: bool,
-    /// Nothing follows what is queued.
-    ended: bool,
-    /// The end was told.
-    told: bool,
-}
-
-impl Pipe {
-    fn push(&mut self, bytes: Bytes) {
-        self.queued_bytes += bytes.len();
-        self.queue.push_back(bytes);
-    }
-
-    fn take(&mut self, limit: usize) -> Vec<u8> {
-        let mut taken = Vec::with_capacity(limit.min(self.queued_bytes));
-        while taken.len() < limit
-            && let Some(front) = self.queue.front_mut()
-        {
-            let count = front.len().min(limit - taken.len());
-            taken.extend_from_slice(&front[..count]);
-            front.advance(count);
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
-        }
-        self.queued_bytes -= taken.len();
-        taken
-    }
-
-    fn clear(&mut self) {
-        self.queue.clear();
-        self.queued_bytes = 0;
-    }
-
-    fn has_work(&self) -> bool {
-        self.queued_bytes > 0 || (self.ended && !self.told)
-    }
-}
-
-#[derive(Debug)]
-struct SendInFlight {
-    op: OpId,
-    parts: VecDeque<Bytes>,
-    sent_bytes: u64,
-    /// Set once it ended: whether the connection can take more.
-    ended: Option<bool>,
-}
-
 /// The node's end of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum NodeEnd {
@@ -137,54 +79,6 @@ struct Link {
     /// Waits for a receive buffer.
     starved: bool,
     quiet_until_ns: u64,
-}
-
-/// The receive buffers of one machine's driver.
-#[derive(Clone, Debug)]
-pub struct ReceiveBuffers {
-    held: Arc<AtomicUsize>,
-    limit: usize,
-}
-
-/// One of them; given back when the machine drops it.
-struct Lent {
-    bytes: Vec<u8>,
-    held: Arc<AtomicUsize>,
-}
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl ReceiveBuffers {
-    /// A pool of `limit` buffers.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self {
-            held: Arc::new(AtomicUsize::new(0)),
-            limit,
-        }
-    }
-
-    fn exhausted(&self) -> bool {
-        self.held.load(Ordering::Relaxed) >= self.limit
-    }
-
-    fn lend(&self, bytes: Vec<u8>) -> Bytes {
-        self.held.fetch_add(1, Ordering::Relaxed);
-        Bytes::from_owner(Lent {
-            bytes,
-            held: Arc::clone(&self.held),
-        })
-    }
 }
 
 /// All links of a run.
@@ -611,6 +505,7 @@ impl Network {
             Event::Accepted {
                 conn,
                 peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+                from: Door::Client,
             },
         ));
         out.push(Output::Actor(actor, ActorEvent::Connected(id)));
@@ -751,19 +646,6 @@ impl Link {
         }
         (self.quiet_until_ns > now_ns).then(|| self.quiet_until_ns - now_ns)
     }
-}
-
-/// How many of the queued bytes arrive together.
-fn segment_bytes(dribbles: bool, queued_bytes: usize, prng: &mut Prng) -> usize {
-    // A dribble of a large queue would only cost time: its pieces grow with it.
-    let most = match (dribbles, prng.below(16)) {
-        (true, _) => 1 + queued_bytes as u64 / 64,
-        (false, 0) => 64,
-        (false, 1..=4) => 1460,
-        (false, _) => SEGMENT_BYTES_MAX,
-    };
-    usize::try_from(prng.range(1, most + 1).max(u64::from(!dribbles) * most / 2))
-        .expect("segments fit memory")
 }
 
 fn schedule(id: LinkId, pipe: &mut Pipe, step: Step, prng: &mut Prng, out: &mut Vec<Output>) {

@@ -6,6 +6,7 @@
 mod alarm;
 mod execution;
 mod lifecycle;
+mod partitions;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
@@ -25,7 +26,8 @@ use crate::world::disk::{Ending, Power, SimDisk};
 use crate::world::faults::{Fault, Faults};
 use crate::world::mesh::Mesh;
 use crate::world::network::{self, Network, ReceiveBuffers};
-use crate::world::trace::Trace;
+use crate::world::peers::{self, PeerLinkId, Peers};
+use crate::world::trace::{Lines, Trace};
 use crate::world::{
     Actor, ActorEvent, ActorId, Counted, LinkId, MachineId, Port, Program, Request,
 };
@@ -42,8 +44,8 @@ pub struct Setup {
     pub seed: u64,
     /// What goes wrong.
     pub faults: Faults,
-    /// Whether the trace is printed.
-    pub prints: bool,
+    /// What becomes of the trace's lines.
+    pub lines: Lines,
     /// Messages at which a mesh says it is full.
     pub mesh_limit: usize,
     /// Receive buffers of each machine's driver.
@@ -65,10 +67,12 @@ enum Happening {
     Timer(MachineId, u32),
     Mesh(MachineId, MachineId, u32),
     Link(LinkId, network::Step),
+    PeerLink(PeerLinkId, peers::Step),
     Actor(ActorId),
     Start(u16),
     StopOverdue(u16, u32),
     DiskFree(u16),
+    Mend(u16, u16),
     Disturb,
 }
 
@@ -114,6 +118,7 @@ struct Seat {
     turn_scheduled: bool,
     alarm: Alarm,
     serving: bool,
+    serving_nodes: bool,
     stopped: bool,
     stalled_until_ns: u64,
     /// The last reads that went wrong, where the next ones do not.
@@ -126,6 +131,8 @@ struct Node {
     power: Power,
     clock: Clock,
     up: bool,
+    /// Its host answers, even if the process does not run.
+    has_power: bool,
     incarnation: u32,
     /// The node dies after this many more effects.
     doom: Option<(u32, Death)>,
@@ -169,6 +176,7 @@ pub struct World {
     machines: Vec<u16>,
     actors: Vec<Client>,
     network: Network,
+    peers: Peers,
     mesh: Mesh,
     /// What goes wrong.
     pub faults: Faults,
@@ -181,6 +189,7 @@ pub struct World {
     healed: bool,
     counts: Counts,
     outputs: Vec<network::Output>,
+    peer_outputs: Vec<peers::Output>,
 }
 
 impl World {
@@ -196,15 +205,17 @@ impl World {
             machines: Vec::new(),
             actors: Vec::new(),
             network: Network::default(),
+            peers: Peers::default(),
             mesh: Mesh::new(setup.mesh_limit),
             faults: setup.faults,
-            trace: Trace::new(setup.prints),
+            trace: Trace::new(setup.lines),
             judge,
             recorder: None,
             receive_buffers: setup.receive_buffers,
             healed: false,
             counts: Counts::default(),
             outputs: Vec::new(),
+            peer_outputs: Vec::new(),
         };
         world.push(200_000_000, Happening::Disturb);
         world
@@ -226,19 +237,22 @@ impl World {
                 turn_scheduled: false,
                 alarm: Alarm::default(),
                 serving: false,
+                serving_nodes: false,
                 stopped: false,
                 stalled_until_ns: 0,
                 reads_gone_wrong: VecDeque::new(),
             })
             .collect();
-        self.machines
-            .push(u16::try_from(seats.len()).expect("machines are few"));
+        let machines = u16::try_from(seats.len()).expect("machines are few");
+        self.machines.push(machines);
+        self.peers.add_node(machines);
         self.nodes.push(Node {
             program,
             seats,
             power,
             clock: Clock::new(),
             up: false,
+            has_power: true,
             incarnation: 0,
             doom: None,
             has_cause: false,
@@ -294,6 +308,7 @@ impl World {
         self.faults.stop();
         self.healed = true;
         self.observe(&Observation::Healed);
+        self.with_peers(Peers::mend_all);
         for node in 0..self.nodes.len() {
             self.nodes[node].doom = None;
             self.free_disks(node);
@@ -301,6 +316,14 @@ impl World {
         for index in 0..self.actors.len() {
             let id = ActorId(u16::try_from(index).expect("actors are few"));
             self.with_actor(id, |actor, port| actor.heal(port));
+        }
+    }
+
+    /// Whoever writes has finished: every client that reads is given the end as its goal.
+    pub fn conclude(&mut self) {
+        for index in 0..self.actors.len() {
+            let id = ActorId(u16::try_from(index).expect("actors are few"));
+            self.with_actor(id, |actor, port| actor.conclude(port));
         }
     }
 
@@ -501,6 +524,10 @@ impl World {
         &mut self.nodes[usize::from(id.node)].seats[usize::from(id.machine)]
     }
 
+    fn seat_of(&self, id: MachineId) -> &Seat {
+        &self.nodes[usize::from(id.node)].seats[usize::from(id.machine)]
+    }
+
     /// Whether this is still the run of the process that scheduled the happening.
     fn lives(&self, node: u16, incarnation: u32) -> bool {
         let node = &self.nodes[usize::from(node)];
@@ -563,6 +590,8 @@ impl World {
                     self.die(node, Death::Kill);
                 }
             }
+            Happening::PeerLink(link, step) => self.peer_link_step(link, step),
+            Happening::Mend(from, to) => self.mend(from, to),
             Happening::DiskFree(node) => self.free_disks(usize::from(node)),
             Happening::Disturb => self.disturb(),
         }

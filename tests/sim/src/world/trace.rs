@@ -1,7 +1,8 @@
 //! What a run was: a stable 64-bit hash over every event a machine took, every effect it had and every byte in them, in
 //! order, with the time. Two runs of a seed with different hashes mean that something read a clock, an address or an
-//! unordered map. Prints the same, a line each, when asked.
+//! unordered map. Prints the same, a line each, when asked, or keeps the last lines.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::hash::Hasher;
 use std::io::Write as _;
@@ -11,7 +12,7 @@ use tiderace_base::checksum::crc32c;
 use tiderace_base::collections::PinnedHasher;
 use tiderace_base::disk::{DiskError, JournalFile};
 use tiderace_base::mesh::{Message, Peer};
-use tiderace_base::operation::{Effect, Event};
+use tiderace_base::operation::{Door, Effect, Event};
 
 use crate::world::{ActorEvent, ActorId, LinkId, MachineId};
 
@@ -44,22 +45,35 @@ impl fmt::Display for Who {
     }
 }
 
+/// What becomes of a trace's lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Lines {
+    /// They are not made: only hashed.
+    #[default]
+    None,
+    /// They are printed.
+    Printed,
+    /// The last so many are kept.
+    Kept(usize),
+}
+
 /// The trace of one run.
 #[derive(Debug, Default)]
 pub struct Trace {
     hasher: PinnedHasher,
-    prints: bool,
+    lines: Lines,
+    kept: VecDeque<String>,
     events: u64,
     effects: u64,
     now_ns: u64,
 }
 
 impl Trace {
-    /// A trace that prints its lines, or does not.
+    /// An empty trace.
     #[must_use]
-    pub fn new(prints: bool) -> Self {
+    pub fn new(lines: Lines) -> Self {
         Self {
-            prints,
+            lines,
             ..Self::default()
         }
     }
@@ -90,7 +104,7 @@ impl Trace {
     /// A machine takes an event.
     pub fn event(&mut self, machine: MachineId, event: &Event) {
         self.events += 1;
-        let mut line = Line::new(self.prints);
+        let mut line = Line::new(self.lines);
         line.event(event);
         self.record(&line, 1, Who::Machine(machine));
     }
@@ -98,14 +112,14 @@ impl Trace {
     /// A machine wants something done.
     pub fn effect(&mut self, machine: MachineId, effect: &Effect) {
         self.effects += 1;
-        let mut line = Line::new(self.prints);
+        let mut line = Line::new(self.lines);
         line.effect(effect);
         self.record(&line, 2, Who::Machine(machine));
     }
 
     /// An actor takes an event.
     pub fn actor(&mut self, actor: ActorId, event: &ActorEvent) {
-        let mut line = Line::new(self.prints);
+        let mut line = Line::new(self.lines);
         match event {
             ActorEvent::Wake => line.word("wake", 1),
             ActorEvent::Connected(LinkId(link)) => line.word("connected", u64::from(*link)),
@@ -121,16 +135,21 @@ impl Trace {
 
     /// Something happens to the world.
     pub fn note(&mut self, what: &str, number: u64) {
-        let mut line = Line::new(self.prints);
+        let mut line = Line::new(self.lines);
         line.word(what, number);
         self.record(&line, 4, Who::World);
     }
 
     /// A line of text for whoever reads the trace; no part of the hash.
-    pub fn say(&self, text: impl FnOnce() -> String) {
-        if self.prints {
-            print_line(self.now_ns, "      ", &text());
+    pub fn say(&mut self, text: impl FnOnce() -> String) {
+        if self.lines != Lines::None {
+            self.write("      ", &text());
         }
+    }
+
+    /// The last lines, if they are kept.
+    pub fn take_kept(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.kept).into()
     }
 
     fn record(&mut self, line: &Line, kind: u64, who: Who) {
@@ -144,15 +163,27 @@ impl Trace {
                 2 => "->",
                 _ => "**",
             };
-            print_line(self.now_ns, &who.to_string(), &format!("{arrow}{text}"));
+            self.write(&who.to_string(), &format!("{arrow}{text}"));
         }
     }
-}
 
-fn print_line(now_ns: u64, who: &str, text: &str) {
-    let (us, ns) = (now_ns / 1000, now_ns % 1000);
-    // Whoever reads the trace may stop reading: that ends no run.
-    let _ = writeln!(std::io::stdout(), "{us:>9}.{ns:03}us {who:<10} {text}");
+    fn write(&mut self, who: &str, text: &str) {
+        let (us, ns) = (self.now_ns / 1000, self.now_ns % 1000);
+        let line = format!("{us:>9}.{ns:03}us {who:<10} {text}");
+        match self.lines {
+            Lines::None => {}
+            Lines::Printed => {
+                // Whoever reads the trace may stop reading: that ends no run.
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+            Lines::Kept(count) => {
+                if self.kept.len() == count {
+                    self.kept.pop_front();
+                }
+                self.kept.push_back(line);
+            }
+        }
+    }
 }
 
 /// One line: its hash and, when it is printed, its text.
@@ -162,10 +193,10 @@ struct Line {
 }
 
 impl Line {
-    fn new(prints: bool) -> Self {
+    fn new(lines: Lines) -> Self {
         Self {
             hasher: PinnedHasher::default(),
-            text: prints.then(String::new),
+            text: (lines != Lines::None).then(String::new),
         }
     }
 
@@ -270,7 +301,19 @@ impl Line {
                 self.word("removed", op.get());
                 self.result(result);
             }
-            Event::Accepted { conn, .. } => self.word("accepted", conn.get()),
+            Event::Accepted { conn, from, .. } => {
+                self.word("accepted", conn.get());
+                if let Door::Peer(node) = from {
+                    self.word("node", node.get());
+                }
+            }
+            Event::Connected { op, result } => {
+                self.word("connected", op.get());
+                match result {
+                    Ok(conn) => self.word("conn", conn.get()),
+                    Err(error) => self.text(&format!("{error:?}")),
+                }
+            }
             Event::Received { conn, data } => {
                 self.word("received", conn.get());
                 self.bytes(data);
@@ -341,6 +384,11 @@ impl Line {
                 self.word("remove", op.get());
                 self.file(*file);
             }
+            Effect::Connect { op, to, peer } => {
+                self.word("connect", op.get());
+                self.text(&to.to_string());
+                self.word("node", peer.get());
+            }
             Effect::Send { op, conn, parts } => {
                 self.word("send", op.get());
                 self.word("conn", conn.get());
@@ -363,6 +411,7 @@ impl Line {
             Effect::WakeAt(mono) => self.word("wake_at", mono.as_ns()),
             Effect::Serve => self.text("serve"),
             Effect::Refuse => self.text("refuse"),
+            Effect::ServeNodes(serving) => self.word("serve_nodes", u64::from(*serving)),
             Effect::Stopped => self.text("stopped"),
             Effect::Fatal(fatal) => self.text(&format!("fatal: {fatal}")),
         }

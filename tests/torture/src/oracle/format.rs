@@ -72,13 +72,16 @@ pub enum Copy {
 }
 
 impl Copy {
-    /// Reads the copy of this number, 0 or 1, from the superblock's file.
+    /// Reads the copy of this number, 0 or 1, from the superblock's file. A copy takes as few blocks as it needs, so that a file
+    /// that ends early may still hold all of it. J-1
     #[must_use]
     pub fn of(file: &[u8], number: u64) -> Self {
         let at = usize::try_from(number).expect("small") * COPY_BYTES;
-        file.get(at..at + COPY_BYTES)
-            .and_then(|copy| Self::known(copy, number))
-            .unwrap_or(Self::Invalid)
+        let there = file.get(at..).unwrap_or_default();
+        let there = &there[..there.len().min(COPY_BYTES)];
+        let mut copy = there[..there.len() - there.len() % BLOCK].to_vec();
+        copy.resize(COPY_BYTES, 0);
+        Self::known(&copy, number).unwrap_or(Self::Invalid)
     }
 
     fn known(copy: &[u8], number: u64) -> Option<Self> {

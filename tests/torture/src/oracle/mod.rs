@@ -375,7 +375,7 @@ impl Recovery<'_> {
             known.remove(free);
         }
         let head = self.begun_last(covers)?;
-        let later = self.later_than(head.header.seq, &known);
+        let later = self.later_than(head.header.seq, &known)?;
         let adopted = later.is_some();
         let head = later.unwrap_or(head);
         let mut links = vec![head];
@@ -440,16 +440,28 @@ impl Recovery<'_> {
         Err("superblock".to_owned())
     }
 
-    fn later_than(&self, seq: u64, known: &BTreeSet<u32>) -> Option<Link> {
+    /// The life that was begun last, if the superblock does not know it. One that it knows in another file was exchanged. J-7, J-8
+    fn later_than(&self, seq: u64, known: &BTreeSet<u32>) -> Result<Option<Link>, String> {
         let numbers = self.files.keys();
         let numbers = numbers.filter_map(|name| name.strip_prefix("segment-")?.parse().ok());
-        let unknown = numbers.filter(|file: &u32| !known.contains(file));
-        let links = unknown.filter_map(|file: u32| {
-            let header = self.header(file)?;
-            let is_begun = self.holds_chunk(file, header.salt, header.start);
-            (header.seq > seq && is_begun).then_some(Link { file, header })
-        });
-        links.max_by_key(|link| link.header.seq)
+        let mut numbers: Vec<u32> = numbers.filter(|file| !known.contains(file)).collect();
+        numbers.sort_unstable();
+        let mut later: Option<Link> = None;
+        for file in numbers {
+            let Some(header) = self.header(file) else {
+                continue;
+            };
+            let newest = later.map_or(seq, |link| link.header.seq);
+            if header.seq <= newest || !self.holds_chunk(file, header.salt, header.start) {
+                continue;
+            }
+            let mut recent = self.superblock.recent.iter();
+            if let Some(known) = recent.find(|it| it.seq == header.seq) {
+                return Err(segment(known.file));
+            }
+            later = Some(Link { file, header });
+        }
+        Ok(later)
     }
 
     fn holds_chunk(&self, file: u32, salt: u64, start: u64) -> bool {
@@ -556,20 +568,29 @@ impl Recovery<'_> {
     fn older(&self, links: &[Link], checkpoint: &Checkpoint) -> Result<Vec<Segment>, String> {
         let mut taken: BTreeSet<u32> = self.superblock.free.iter().copied().collect();
         taken.extend(links.iter().map(|link| link.file));
+        let known = self.superblock.recent.last().map_or(0, |it| it.seq);
+        let unknown = links.iter().filter(|link| link.header.seq > known);
+        let unknown: BTreeSet<u32> = unknown.map(|link| link.file).collect();
         let first = links[0].header.seq;
         let mut kept = Vec::new();
         for (seq, row) in checkpoint.rows.iter().rev() {
             let is_older = *seq < first && row.end <= checkpoint.covers;
             let mut recent = self.superblock.recent.iter();
             let is_overtaken = recent.any(|it| it.file == row.file && it.seq > *seq);
-            if !is_older || is_overtaken || !taken.insert(row.file) {
+            let is_released = *seq < self.superblock.oldest_seq;
+            if !is_older || is_released || is_overtaken {
                 continue;
             }
-            if self.segment_file(row.file).is_some() {
-                kept.push(self.searched(*seq, row));
-            } else if *seq >= self.superblock.oldest_seq {
+            if !taken.insert(row.file) {
+                if unknown.contains(&row.file) && !self.superblock.free.contains(&row.file) {
+                    return Err(segment(row.file));
+                }
+                continue;
+            }
+            if self.segment_file(row.file).is_none() {
                 return Err(segment(row.file));
             }
+            kept.push(self.searched(*seq, row));
         }
         kept.reverse();
         Ok(kept)

@@ -1,5 +1,5 @@
 //! What a subscriber does besides that keeps ceasing to read: it limits its connection's credit, opens several subscriptions
-//! to its partition, and asks in the end how far it must have read.
+//! to its partition. And how a subscriber asks in the end how far it must have read.
 
 use bytes::Bytes;
 use tiderace_base::ids::{PartitionIndex, SubscriptionId};
@@ -9,24 +9,17 @@ use tiderace_wire::frame::{
 };
 
 use super::super::batch::check;
-use super::{Phase, Subscriber};
+use super::{Goal, Phase, Subscriber};
 use crate::history::{Credit, Ledger, Observation, Reader, Scope};
 use crate::world::Port;
 
-/// Long after faults have ended nobody writes any more.
-pub(super) const WRITTEN_WITHIN_NS: u64 = 20_000_000_000;
-
-/// A subscriber that keeps ceasing to read and beginning again, and never gives up on its connection: whatever stands still
-/// by then stands still for ever. In the end it asks where its partition ends, and must have read up to there.
+/// A subscriber that keeps ceasing to read and beginning again, and never gives up on its connection while it reads.
 #[derive(Debug, Default)]
 pub(super) struct Dozing {
     /// What it grants all of its connection at once.
     pub(super) link_window: Credit,
     pub(super) link_granted: Credit,
     pub(super) link_spent: Credit,
-    /// When it asks for the end; none: it does not yet.
-    pub(super) asks_ns: Option<u64>,
-    pub(super) end: Option<u64>,
     /// More subscriptions of the same connection to the same partition, each from the start: several frames in one send.
     pub(super) others: Vec<Other>,
     pub(super) others_wanted: u64,
@@ -231,7 +224,7 @@ impl Subscriber {
             port.observe(Observation::Delivered {
                 reader: other.reader,
                 partition,
-                batch: batch.name,
+                batch: Some(batch.name),
                 offset: batch.offset,
                 records: batch.records,
                 digest: batch.digest,
@@ -264,18 +257,16 @@ impl Subscriber {
 
     /// Asks a shard where the partition ends, once nobody writes any more.
     pub(super) fn ask_end(&mut self, port: &mut Port<'_>) {
-        let (Some(dozing), Some(session)) = (&mut self.dozing, &mut self.session) else {
-            return;
-        };
-        if self.phase == Phase::Open
-            && dozing.end.is_none()
-            && dozing.asks_ns.take_if(|at| *at <= port.now_ns).is_some()
+        if let Some(session) = &mut self.session
+            && self.phase == Phase::Open
+            && self.goal == Goal::Wanted
         {
             let ask = StreamDescribe {
                 first_partition: PartitionIndex::new(self.partition),
                 path: self.plan.path.clone(),
             };
-            session.send(port, |out, id| ask.encode(out, id));
+            let id = session.send(port, |out, id| ask.encode(out, id));
+            self.goal = Goal::Asked(id.get(), port.now_ns);
         }
     }
 }

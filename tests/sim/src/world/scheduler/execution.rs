@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use tiderace_base::disk::JournalFile;
+use tiderace_base::ids::ConnectionId;
 use tiderace_base::mesh::{Message, Peer};
 use tiderace_base::operation::{Effect, Effects, Event, OpId};
 
@@ -119,30 +120,20 @@ impl World {
             Effect::Remove { op, file } => {
                 self.submit(id, op, Operation::Remove { file }, 200_000, None);
             }
-            Effect::Send { op, conn, parts } => {
-                self.network
-                    .send(id, conn, op, parts, &mut self.prng, &mut self.outputs);
-                self.carry_out();
+            Effect::Connect { op, to, peer } => {
+                self.with_peers(|peers, hand| peers.connect(id, op, to, peer, hand));
             }
-            Effect::CancelSend { conn } => {
-                self.network
-                    .cancel_send(id, conn, &mut self.prng, &mut self.outputs);
-                self.carry_out();
-            }
-            Effect::Receive { conn, wanted } => {
-                self.network
-                    .receive(id, conn, wanted, &mut self.prng, &mut self.outputs);
-                self.carry_out();
-            }
-            Effect::Finish { conn } => {
-                self.network
-                    .finish(id, conn, &mut self.prng, &mut self.outputs);
-                self.carry_out();
-            }
-            Effect::Close { conn } => {
-                self.network
-                    .close(id, conn, &mut self.prng, &mut self.outputs);
-                self.carry_out();
+            Effect::ServeNodes(serving) => self.seat(id).serving_nodes = serving,
+            Effect::Send { conn, .. }
+            | Effect::CancelSend { conn }
+            | Effect::Receive { conn, .. }
+            | Effect::Finish { conn }
+            | Effect::Close { conn } => {
+                if self.peers.has(conn) {
+                    self.execute_on_peer_link(id, conn, effect);
+                } else {
+                    self.execute_on_link(id, conn, effect);
+                }
             }
             Effect::Post { to, message } => {
                 if let Message::Snapshot(snapshot) = &message {
@@ -174,6 +165,7 @@ impl World {
                 let seat = self.seat(id);
                 seat.stopped = true;
                 seat.serving = false;
+                seat.serving_nodes = false;
                 let seats = &self.node(id.node).seats;
                 if seats.iter().all(|seat| seat.stopped) {
                     self.die(id.node, Death::Exit);
@@ -200,6 +192,32 @@ impl World {
             }
         }
         true
+    }
+
+    /// An effect on a client's connection.
+    fn execute_on_link(&mut self, id: MachineId, conn: ConnectionId, effect: Effect) {
+        let (network, prng, out) = (&mut self.network, &mut self.prng, &mut self.outputs);
+        match effect {
+            Effect::Send { op, parts, .. } => network.send(id, conn, op, parts, prng, out),
+            Effect::CancelSend { .. } => network.cancel_send(id, conn, prng, out),
+            Effect::Receive { wanted, .. } => network.receive(id, conn, wanted, prng, out),
+            Effect::Finish { .. } => network.finish(id, conn, prng, out),
+            Effect::Close { .. } => network.close(id, conn, prng, out),
+            other => unreachable!("{other:?} names no connection"),
+        }
+        self.carry_out();
+    }
+
+    /// An effect on a link between nodes.
+    fn execute_on_peer_link(&mut self, id: MachineId, conn: ConnectionId, effect: Effect) {
+        self.with_peers(|peers, hand| match effect {
+            Effect::Send { op, parts, .. } => peers.send(id, conn, op, parts, hand),
+            Effect::CancelSend { .. } => peers.cancel_send(id, conn, hand),
+            Effect::Receive { wanted, .. } => peers.receive(id, conn, wanted, hand),
+            Effect::Finish { .. } => peers.finish(id, conn, hand),
+            Effect::Close { .. } => peers.close(id, conn, hand),
+            other => unreachable!("{other:?} names no connection"),
+        });
     }
 
     pub(super) fn submit(

@@ -17,11 +17,15 @@ impl World {
             return;
         }
         self.look_at_memory();
+        if self.nodes.len() > 1 && self.faults.fires(Fault::Partition, &mut self.prng) {
+            self.cut_somewhere();
+        }
         for index in 0..self.nodes.len() {
             let node = u16::try_from(index).expect("nodes are few");
             if self.faults.fires(Fault::WallJump, &mut self.prng) {
                 let by_us = self.prng.below(7_200_000_000) as i64 - 3_600_000_000;
                 self.node(node).clock.jump(by_us);
+                self.observe(&Observation::ClockSet { node });
             }
             if self.faults.fires(Fault::DiskFull, &mut self.prng) {
                 for seat in &self.nodes[index].seats {
@@ -77,9 +81,12 @@ impl World {
             &mut self.prng,
             &mut self.outputs,
         );
+        let power = death == Death::Power;
+        self.with_peers(|peers, hand| peers.node_died(node, power, hand));
         self.mesh.node_died(node);
         let state = &mut self.nodes[usize::from(node)];
         state.up = false;
+        state.has_power = !power;
         state.incarnation += 1;
         state.doom = None;
         state.has_cause = false;
@@ -89,6 +96,7 @@ impl World {
             seat.turn_scheduled = false;
             seat.alarm = Alarm::default();
             seat.serving = false;
+            seat.serving_nodes = false;
             seat.stopped = false;
             seat.stalled_until_ns = 0;
             seat.buffers = ReceiveBuffers::new(self.receive_buffers);
@@ -124,6 +132,7 @@ impl World {
         let operations = (will_fail || kills).then(|| self.prng.below(30));
         let now: Now = self.node(node).clock.clone().read(self.now_ns);
         let state = self.node(node);
+        state.has_power = true;
         state.power.fail_after(operations);
         let disks: Vec<SimDisk> = state.seats.iter().map(|seat| seat.disk.clone()).collect();
         let booted = state.program.boot(&disks, now, seed);
