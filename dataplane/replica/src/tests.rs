@@ -4,7 +4,7 @@
 mod choosing;
 pub(crate) mod copying;
 mod following;
-mod leading;
+pub(crate) mod leading;
 pub(crate) mod sealing;
 
 use crate::{Configuration, End, Follower, Generation, Given, Leader, Member, SlotCopy};

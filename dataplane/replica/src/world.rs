@@ -204,7 +204,7 @@ impl World {
             }
             34..=42 => self.produce(self.some_leader(some)),
             43..=57 => {
-                self.flush(self.busy(some, |node| node.disk.durable < node.disk.journal.len()))
+                self.flush(self.busy(some, |node| node.disk.durable < node.disk.journal.len()));
             }
             58..=69 => self.fetch(self.busy(some, |node| matches!(node.role, Role::Follows(_)))),
             70..=74 => self.ask_lease(self.some_leader(some)),

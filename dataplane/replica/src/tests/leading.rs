@@ -74,7 +74,7 @@ fn nobody_leads_what_it_holds_entries_of_or_promised_above() {
 
 /// figure 8. Copies of older epochs are not counted; the epoch-start on W members commits them all.
 #[test]
-fn the_committed_end_jumps_over_the_tail_with_the_epoch_start() {
+pub(crate) fn the_committed_end_jumps_over_the_tail_with_the_epoch_start() {
     let mut held = copy(&[(1, 3)]);
     let mut leader = started(&mut held, &given(4, set(&[1, 2, 3], 2)));
     assert_eq!(leader.phase(), Phase::Started { start: seq(4) });

@@ -119,10 +119,9 @@ impl Control {
     pub(super) fn heard(&mut self, controller: usize, answer: SealAnswer) {
         let controller = &mut self.controllers[controller];
         controller.promised = controller.promised.max(answer.epoch);
-        if let Some(run) = &mut controller.run {
-            if answer.epoch >= run.epoch {
-                run.answers.push(answer);
-            }
+        let run = controller.run.as_mut();
+        if let Some(run) = run.filter(|run| answer.epoch >= run.epoch) {
+            run.answers.push(answer);
         }
     }
 
@@ -207,8 +206,9 @@ impl World {
         let step = 1 + self.prng.below(3) as u32;
         let epoch = view.epoch.max(controller.promised).advance(step);
         let next = self.choose_next(&view);
-        if is_planted(Bug::ChangeSetUnsealed) && next.is_some() && !self.is_healing {
-            self.change_set_unsealed(next.expect("a set"), epoch);
+        let is_unsealed = is_planted(Bug::ChangeSetUnsealed) && !self.is_healing;
+        if let Some(next) = next.filter(|_| is_unsealed) {
+            self.change_set_unsealed(next, epoch);
             return;
         }
         self.control.controllers[at].run = Some(Run {

@@ -192,13 +192,13 @@ impl World {
         };
         let resumes = is_planted(Bug::ResumeEpoch) && given.node == me.node;
         if given == me || resumes {
-            if let Role::Leads(leader) = &mut node.role {
-                if leader.epoch() == record.epoch {
-                    let before = node.copy.committed();
-                    leader.set_committed(&mut node.copy, &record.configuration);
-                    self.settle(index, before);
-                    return;
-                }
+            if let Role::Leads(leader) = &mut node.role
+                && leader.epoch() == record.epoch
+            {
+                let before = node.copy.committed();
+                leader.set_committed(&mut node.copy, &record.configuration);
+                self.settle(index, before);
+                return;
             }
             let given = Given {
                 epoch: record.epoch,
@@ -233,10 +233,11 @@ impl World {
             node.role = Role::Idle;
             return;
         }
-        if let Role::Follows(follower) = &node.role {
-            if follower.epoch() == record.epoch && follower.leader() == given {
-                return;
-            }
+        if let Role::Follows(follower) = &node.role
+            && follower.epoch() == record.epoch
+            && follower.leader() == given
+        {
+            return;
         }
         node.role = match Follower::follow(&mut node.copy, record.epoch, given, me) {
             Ok(follower) => Role::Follows(follower),
@@ -380,26 +381,26 @@ impl World {
             }
             return;
         }
-        if leader.phase() == Phase::Chosen {
-            if let Some(start) = leader.start(&mut node.copy) {
-                let entry = Entry {
-                    epoch: start.epoch,
-                    value: self.prng.next_u64(),
-                };
-                self.checker.writes(start.seq, entry);
-                node.write_entry(start.seq, entry, start.written);
-            }
+        if leader.phase() == Phase::Chosen
+            && let Some(start) = leader.start(&mut node.copy)
+        {
+            let entry = Entry {
+                epoch: start.epoch,
+                value: self.prng.next_u64(),
+            };
+            self.checker.writes(start.seq, entry);
+            node.write_entry(start.seq, entry, start.written);
         }
-        let node = &mut self.nodes[index];
-        let Role::Leads(leader) = &mut node.role else {
+        let node = &self.nodes[index];
+        let Role::Leads(leader) = &node.role else {
             return;
         };
-        if let Some(set) = leader.set_to_propose(&node.copy).copied() {
-            if !self.is_cut_off[index] {
-                let epoch = leader.epoch();
-                let generation = node.view.generation;
-                self.control.propose_set(generation, epoch, &set);
-            }
+        if let Some(set) = leader.set_to_propose(&node.copy).copied()
+            && !self.is_cut_off[index]
+        {
+            let epoch = leader.epoch();
+            let generation = node.view.generation;
+            self.control.propose_set(generation, epoch, &set);
         }
     }
 
@@ -555,6 +556,12 @@ impl World {
                 let answer = node.copy.seal_answer(member, node.grants.left_ns(now));
                 if let Some(answer) = answer {
                     self.send(to, super::CONTROLLERS, Message::Sealed(answer, controller));
+                }
+                // A seal is where a crash hurts.
+                if !self.is_healing && self.prng.chance(1, 8) {
+                    self.crash(to);
+                    self.restart(to);
+                    return;
                 }
             }
             Message::Sealed(..) => {}

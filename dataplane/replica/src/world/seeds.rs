@@ -4,7 +4,7 @@
 use super::{Outcome, run};
 use crate::lease::tests as lease;
 use crate::planted::{Bug, plant};
-use crate::tests::{copying, sealing};
+use crate::tests::{copying, leading, sealing};
 use std::panic::catch_unwind;
 
 const FIXED: u64 = if cfg!(debug_assertions) {
@@ -63,14 +63,12 @@ const PLANTED: &[(Bug, u64)] = &[
     (Bug::CountCut, 6_000),
     (Bug::ForgetSuspect, 6_000),
     (Bug::CountByNode, 6_000),
-    (Bug::CommitOlderEpochs, 6_000),
     (Bug::ServeBeforeStart, 1_000),
     (Bug::CutByWatermark, 1_000),
     (Bug::TruncateLate, 6_000),
-    (Bug::ForgetLeaseOfOne, 6_000),
+    (Bug::ForgetLeaseOfOne, 20_000),
     (Bug::ForgetConfirmation, 6_000),
     (Bug::LeaseFromAnswer, 10_000),
-    (Bug::AnswerUndurableSeal, 20_000),
     (Bug::CommitUnmatched, 1_000),
     (Bug::AcknowledgeUnmatched, 1_000),
     (Bug::TakeBelowPromise, 6_000),
@@ -79,6 +77,14 @@ const PLANTED: &[(Bug, u64)] = &[
 
 /// Bugs that take a coincidence of three faults in a short time: the rule's own test notices them.
 const DIRECTED: &[(Bug, fn())] = &[
+    (
+        Bug::CommitOlderEpochs,
+        leading::the_committed_end_jumps_over_the_tail_with_the_epoch_start,
+    ),
+    (
+        Bug::AnswerUndurableSeal,
+        sealing::a_seal_is_answered_when_it_is_durable_and_then_always_the_same,
+    ),
     (
         Bug::ForgetGrantsAtStart,
         lease::a_granter_that_starts_assumes_the_longest_lease,
