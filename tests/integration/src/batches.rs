@@ -8,6 +8,8 @@ use tiderace_wire::link::Kind;
 
 /// Bytes of a link header.
 pub const LINK_BYTES: usize = 32;
+/// Bytes of a produce's control section.
+pub const PRODUCE_BYTES: usize = 16;
 /// Bytes of a batch header.
 pub const BATCH_BYTES: usize = 128;
 
@@ -62,7 +64,7 @@ pub fn produce(id: MessageId, epoch: u32, batch: &[u8]) -> Vec<u8> {
 /// A produce frame that says how far the partition had come when its producer began.
 #[must_use]
 pub fn produce_since(id: MessageId, epoch: u32, since: u64, batch: &[u8]) -> Vec<u8> {
-    let mut control = [0; 16];
+    let mut control = [0; PRODUCE_BYTES];
     put_u32(&mut control, 0, epoch);
     put_u64(&mut control, 8, since);
     frame(Kind::Produce, id, &control, batch)
