@@ -18,7 +18,7 @@ use tiderace_base::limits;
 use tiderace_base::position::Epoch;
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
-use tiderace_storage::{OpenError, Recovery, Settings};
+use tiderace_storage::{OpenError, Recovery, Settings, StandIn};
 
 /// What a start needs to know.
 #[derive(Clone, Debug)]
@@ -249,6 +249,12 @@ impl ControlRecovery {
             chunk_bytes_max,
             journal,
         })
+    }
+
+    /// What stands in for something in the journal that could not be read.
+    #[must_use]
+    pub fn stand_ins(&self) -> &[StandIn] {
+        self.journal.stand_ins()
     }
 
     /// Begins the journal, after those of the shards: what the boot says of them must be true when it is committed. Blocks on

@@ -9,7 +9,7 @@ use tiderace_base::prng::Prng;
 use tiderace_base::time::Now;
 use tiderace_control::{Control, ControlConfig, ControlError, ControlRecovery, ShardJournal};
 use tiderace_shard::{Shard, ShardConfig, ShardError, ShardRecovery};
-use tiderace_storage::{OpenError, Settings};
+use tiderace_storage::{OpenError, Settings, StandIn};
 
 /// Bytes of one send to a subscriber: enough to keep a socket busy for a turn.
 const SEND_BYTES_MAX: usize = 1 << 20;
@@ -116,6 +116,8 @@ pub struct Node {
     pub control: Control,
     /// The shard machines, by number.
     pub shards: Vec<Shard>,
+    /// What stands in for something in a shard's journal that could not be read, or in control's where there is no shard.
+    pub stand_ins: Vec<(Option<ShardId>, StandIn)>,
 }
 
 /// Recovers a node from its journals' directories, or creates it there.
@@ -183,6 +185,12 @@ pub fn boot<D: Disk>(
     };
     let control =
         ControlRecovery::read(control_disk, control_config, now).map_err(BootError::Control)?;
+    let of_shards = found.iter().zip(0..).flat_map(|(shard, index)| {
+        let id = Some(ShardId::new(index));
+        shard.stand_ins().iter().map(move |it| (id, *it))
+    });
+    let of_control = control.stand_ins().iter().map(|it| (None, *it));
+    let stand_ins = of_shards.chain(of_control).collect();
     // All of them belong together: only now does anything change.
     let mut shards = Vec::with_capacity(found.len());
     for ((shard, disk), index) in found.into_iter().zip(shard_disks).zip(0..) {
@@ -193,7 +201,11 @@ pub fn boot<D: Disk>(
         shards.push(shard);
     }
     let control = control.begin(control_disk).map_err(BootError::Control)?;
-    Ok(Node { control, shards })
+    Ok(Node {
+        control,
+        shards,
+        stand_ins,
+    })
 }
 
 fn shard_settings(config: &NodeConfig, shard: ShardId, boot: BootId, seed: u64) -> Settings {

@@ -37,7 +37,7 @@ pub use error::OpenError;
 pub use journal::{Journal, Replay, Starts};
 pub use marks::{Mark, MarkKind};
 pub use outcome::{Damage, DamagedRange, Output, ReadBatches, ReadError, ReadId};
-pub use recovery::{Recovery, open, recover};
+pub use recovery::{Recovery, StandIn, open, recover};
 pub use settings::{Scrubbing, Settings};
 pub use stats::Stats;
 pub use writer::Draft;

@@ -13,6 +13,8 @@ use tiderace_base::time::Mono;
 
 /// Leases without a majority's answer after which a leader gives up.
 const LEASES_ALONE_MAX: u64 = 3;
+/// Reads that may wait for a majority's answer.
+const READS_MAX: usize = 4096;
 /// Leases that a handing over may take.
 const LEASES_OF_TRANSFER: u64 = 3;
 
@@ -78,8 +80,8 @@ impl Raft {
 
     fn other_voters(&self) -> Vec<NodeId> {
         let members = self.members();
-        let voters = members.voters.union(&members.incoming);
-        voters.copied().filter(|node| *node != self.node).collect()
+        let voters = members.voters.union(&members.incoming).copied();
+        voters.filter(|node| *node != self.node).collect()
     }
 
     pub(super) fn pre_vote(&mut self, from: NodeId, term: Term, last: Position, now: Mono) {
@@ -217,7 +219,7 @@ impl Raft {
     }
 
     fn confirmed(&self, now: Mono) -> Option<Mono> {
-        self.lease.confirmed(&self.members(), self.node, now)
+        self.lease.confirmed(self.members(), self.node, now)
     }
 
     /// Whether nobody else can lead now, so that this node may answer alone. A process that is stopped between asking and
@@ -358,7 +360,7 @@ impl Raft {
     /// Asks for a linearizable read: answered by [`Output::Read`] with an entry that holds whatever was committed anywhere
     /// before this call.
     pub fn read(&mut self, id: ReadId, now: Mono) {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader || self.reads.len() >= READS_MAX {
             self.outputs.push(Output::Read { id, at: None });
             return;
         }

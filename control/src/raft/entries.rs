@@ -64,6 +64,16 @@ impl Members {
         self.voters.contains(&node) || self.incoming.contains(&node)
     }
 
+    /// Whether the core means the same.
+    pub(super) fn is(&self, config: &noraft::ClusterConfig) -> bool {
+        let same = |own: &BTreeSet<NodeId>, other: &BTreeSet<noraft::NodeId>| {
+            own.len() == other.len() && own.iter().zip(other).all(|(a, b)| a.get() == b.get())
+        };
+        same(&self.voters, &config.voters)
+            && same(&self.incoming, &config.new_voters)
+            && same(&self.learners, &config.non_voters)
+    }
+
     pub(super) fn of(config: &noraft::ClusterConfig) -> Self {
         let ids = |set: &BTreeSet<noraft::NodeId>| -> BTreeSet<NodeId> {
             set.iter().map(|id| NodeId::new(id.get())).collect()

@@ -101,7 +101,7 @@ pub enum Output {
     Read {
         /// Which read.
         id: ReadId,
-        /// The entry; none: this node does not lead any more.
+        /// The entry; none: this node does not lead any more, or too many reads wait already.
         at: Option<RaftIndex>,
     },
     /// A peer wants what the log no longer has: send it the state, and the log from there.
@@ -133,6 +133,8 @@ pub enum ProposeError {
     Busy,
     /// The voters are being changed already, or are not those that the change began from.
     Membership,
+    /// This leader would not be among them: hand over to one that is, first.
+    HandOverFirst,
 }
 
 /// A message that promises something, until it is durable.
@@ -196,6 +198,8 @@ pub struct Raft {
     pub(super) reads: VecDeque<(ReadId, Mono, RaftIndex)>,
     pub(super) transfer: Option<Transfer>,
     pub(super) outputs: Vec<Output>,
+    /// As the core's newest entry about them says.
+    members: Members,
 }
 
 impl Raft {
@@ -244,7 +248,9 @@ impl Raft {
             reads: VecDeque::new(),
             transfer: None,
             outputs: Vec::new(),
+            members: found.members,
         };
+        this.notice_members();
         if (this.is_alone() && !is_damaged) || is_planted(Bug::ForgetWordAtStart) {
             // It has granted nobody anything but itself, and that run is over.
             this.granted_until = now;
@@ -305,17 +311,23 @@ impl Raft {
 
     /// Who takes part, as the newest entry about it says, committed or not.
     #[must_use]
-    pub fn members(&self) -> Members {
-        Members::of(self.core.config())
+    pub const fn members(&self) -> &Members {
+        &self.members
+    }
+
+    fn notice_members(&mut self) {
+        let config = self.core.config();
+        if !self.members.is(config) {
+            self.members = Members::of(config);
+        }
     }
 
     pub(super) fn is_voter(&self) -> bool {
-        self.members().is_voter(self.node)
+        self.members.is_voter(self.node)
     }
 
     pub(super) fn is_alone(&self) -> bool {
-        let members = self.members();
-        members.incoming.is_empty() && members.voters.iter().eq([&self.node])
+        self.members.incoming.is_empty() && self.members.voters.iter().eq([&self.node])
     }
 
     /// The next time at which [`Raft::tick`] has something to do.
@@ -425,7 +437,10 @@ impl Raft {
         Ok(position)
     }
 
-    /// Offers a change of the members. Voters change by way of both sets; the second step follows by itself.
+    /// Offers a change of the members. Voters change by way of both sets; the second step follows by itself. The leader has to be
+    /// a voter of the new set. One that is not may be the only holder of the second step: then nobody who votes gets its vote,
+    /// because its log is longer, and it stands for nothing itself (Ongaro's dissertation, 4.2.2, lets it stand; noraft does
+    /// not).
     ///
     /// # Errors
     /// When this node does not lead, or voters are being changed already.
@@ -436,13 +451,16 @@ impl Raft {
         now: Mono,
     ) -> Result<Position, ProposeError> {
         self.may_propose()?;
-        let mut members = self.members();
+        let mut members = self.members.clone();
         if !members.incoming.is_empty() || voters.is_empty() || !voters.is_disjoint(learners) {
             return Err(ProposeError::Membership);
         }
         // Who stops voting and goes on learning does so in a second change: nobody may be both.
         if !members.voters.is_disjoint(learners) {
             return Err(ProposeError::Membership);
+        }
+        if !voters.contains(&self.node) {
+            return Err(ProposeError::HandOverFirst);
         }
         members.learners.clone_from(learners);
         if members.voters != *voters {
@@ -550,6 +568,7 @@ impl Raft {
             self.cut(end);
         }
         self.offered.1.clear();
+        self.notice_members();
         assert_eq!(
             self.entries.last(),
             Position::of(self.core.log().last_position()),
@@ -636,12 +655,21 @@ impl Raft {
     pub(super) fn hold(&mut self, to: NodeId, message: Message) {
         if self.durable >= self.records || is_planted(Bug::PromiseUndurable) {
             self.send(to, message);
-        } else {
-            self.held.push_back(Held {
-                after: self.records,
-                to,
-                message,
-            });
+            return;
+        }
+        let held = Held {
+            after: self.records,
+            to,
+            message,
+        };
+        // What a leader asks again while a disk stalls is answered once.
+        let repeats = |last: &&mut Held| {
+            let is_answer = |it: &Held| matches!(it.message, Message::Appended { .. });
+            last.after == held.after && last.to == to && is_answer(last) && is_answer(&held)
+        };
+        match self.held.back_mut().filter(repeats) {
+            Some(last) => *last = held,
+            None => self.held.push_back(held),
         }
     }
 

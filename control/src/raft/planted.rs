@@ -21,11 +21,13 @@ pub(super) enum Bug {
     ReadBeforeTerm,
     /// A voter whose log was damaged votes and counts as before.
     DamagedCounts,
+    /// A damaged voter is whole again when it has what a leader knows to be committed, though that leader is too new to know.
+    HealTooSoon,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::PromiseUndurable,
         Self::CountUnwritten,
         Self::VoteInLease,
@@ -35,6 +37,7 @@ impl Bug {
         Self::ReadUnconfirmed,
         Self::ReadBeforeTerm,
         Self::DamagedCounts,
+        Self::HealTooSoon,
     ];
 }
 

@@ -156,12 +156,14 @@ impl Raft {
             .core
             .follower_match_index(id)
             .map(noraft::LogIndex::get);
-        if let Some(peer) = self.peers.get(from) {
+        // An answer from before one that said more: nothing is to be sent again for it.
+        let is_old = matched.is_some_and(|matched| matched > last.index.get());
+        if let Some(peer) = self.peers.get(from).filter(|_| !is_old) {
             if holds && last.index >= before {
                 // Everything up to there is the same.
                 peer.is_matched = true;
                 peer.next = peer.next.max(last.index.advance(1));
-            } else if holds && matched.is_none_or(|matched| matched <= last.index.get()) {
+            } else if holds {
                 // It lacks what should be there before what was sent.
                 peer.restart(last.index.advance(1));
             } else if let Some(resume) = resume.filter(|_| !holds) {
@@ -293,7 +295,11 @@ impl Raft {
             },
             now,
         );
-        if self.convalescence.is_some() && self.last().index >= committed {
+        // What is committed of an earlier term, a new leader does not know yet: only an entry of its own says that everything
+        // which was ever committed is before it.
+        let at = self.entries.position(committed);
+        let is_whole = at.is_some_and(|at| at.term == term || is_planted(Bug::HealTooSoon));
+        if self.convalescence.is_some() && is_whole {
             self.convalescence = None;
             self.persist(Record::Healed);
             self.put_election_off(now);

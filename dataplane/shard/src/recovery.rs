@@ -8,7 +8,7 @@ use tiderace_base::disk::Disk;
 use tiderace_base::ids::DiskId;
 use tiderace_base::position::Epoch;
 use tiderace_base::time::Now;
-use tiderace_storage::{Recovery, Settings};
+use tiderace_storage::{Recovery, Settings, StandIn};
 
 /// A shard as its journal's directory has it.
 #[derive(Debug)]
@@ -62,6 +62,12 @@ impl ShardRecovery {
             .map(|held| held.slot.last_epoch())
             .max()
             .unwrap_or_default()
+    }
+
+    /// What stands in for something in the journal that could not be read.
+    #[must_use]
+    pub fn stand_ins(&self) -> &[StandIn] {
+        self.journal.stand_ins()
     }
 
     /// Counts this run and begins the journal's next segment. Blocking.

@@ -98,7 +98,7 @@ impl Health {
 
     /// Damaged places of the journals that nothing on this node can replace.
     pub(crate) fn damaged(&self) -> u64 {
-        self.sum("shard", "journal_damaged")
+        self.sum("shard", "journal_damaged") + self.sum("control", "damage_found_total")
     }
 
     /// A number of one family, summed over its threads.

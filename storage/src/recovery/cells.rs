@@ -3,7 +3,7 @@
 
 use super::chain::{self, Chain};
 use super::window::Window;
-use super::{Directory, disk_error};
+use super::{Directory, StandIn, disk_error};
 use crate::OpenError;
 use crate::checkpoint::{
     self, ChainError, Part, PartError, PartReader, SegmentRow, kind, verify_chain,
@@ -24,6 +24,8 @@ pub(crate) struct Cells {
     pub(crate) checkpoints: checkpoint::Chain,
     /// The checkpoints that the superblock names are damaged: the whole log has to stand in for them.
     damaged: Option<(u64, u64)>,
+    /// What stands in for the newest checkpoint.
+    pub(crate) stand_in: Option<StandIn>,
 }
 
 /// Verifies the checkpoints and hands the owner's cells of the better one to `replay`.
@@ -46,6 +48,11 @@ pub(crate) fn load<D: Disk>(
         .chain(superblock.newest.map(|it| it.id))
         .chain(superblock.previous.map(|it| it.id))
         .collect();
+    let lost = superblock.newest.filter(|_| newest.is_none());
+    let stand_in = lost.map(|it| match &previous {
+        Some(_) => StandIn::PreviousCheckpoint(it.id),
+        None => StandIn::WholeLog(it.id),
+    });
     let (chosen, before): (Vec<PartReader>, Vec<Part>) = match (newest, previous) {
         (Some(newest), previous) => (newest, previous.as_ref().map(parts).unwrap_or_default()),
         (None, Some(previous)) => (previous, Vec::new()),
@@ -61,6 +68,7 @@ pub(crate) fn load<D: Disk>(
         newest: BTreeMap::new(),
         checkpoints: checkpoint::Chain::recovered(parts(&chosen), before, names),
         damaged,
+        stand_in,
     };
     for part in &chosen {
         part.replay(disk, &mut |cell| match cell.kind {

@@ -20,6 +20,7 @@ use crate::journal::{Journal, Replay};
 use crate::segments::Sealed;
 use crate::{OpenError, Settings, checkpoint};
 use begin::Beginning;
+use core::fmt;
 use std::collections::BTreeMap;
 use superblocks::Choice;
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
@@ -119,10 +120,50 @@ pub(crate) struct Recovered {
     pub(crate) covers: Lsn,
 }
 
+/// Something that could not be read and that something else on the disk stands in for. Nothing is lost; a write that a power cut
+/// tore may be all there is to it, and a second one before it is mended may be more than the journal can bear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StandIn {
+    /// The other copy of the superblock.
+    SuperblockCopy,
+    /// A segment that began after the superblock at hand was written: a newer one is lost.
+    LaterSegment,
+    /// The checkpoint before the one whose last part this is.
+    PreviousCheckpoint(u64),
+    /// The whole log, because no checkpoint is left beside the one whose last part this is.
+    WholeLog(u64),
+}
+
+impl fmt::Display for StandIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SuperblockCopy => write!(
+                f,
+                "one copy of the superblock cannot be read, and the other one stands in for it"
+            ),
+            Self::LaterSegment => write!(
+                f,
+                "the newest write of the superblock is lost, and a segment that it named stands in for it"
+            ),
+            Self::PreviousCheckpoint(part) => write!(
+                f,
+                "the checkpoint up to {} cannot be read, and the one before stands in for it",
+                JournalFile::Checkpoint(*part)
+            ),
+            Self::WholeLog(part) => write!(
+                f,
+                "the checkpoint up to {} cannot be read, and the whole log stands in for it",
+                JournalFile::Checkpoint(*part)
+            ),
+        }
+    }
+}
+
 /// A journal that was read and judged, and nothing of it changed. Until it is begun, whoever read it may decide that it must
 /// not serve: it is then as if nobody had looked.
 #[derive(Debug)]
 pub struct Recovery {
+    stand_ins: Vec<StandIn>,
     beginning: Beginning,
     directory: Directory,
     settings: Settings,
@@ -141,6 +182,12 @@ impl Recovery {
     #[must_use]
     pub fn boot_count(&self) -> u64 {
         self.beginning.superblock.boot_count + 1
+    }
+
+    /// What stands in for something that could not be read.
+    #[must_use]
+    pub fn stand_ins(&self) -> &[StandIn] {
+        &self.stand_ins
     }
 
     /// Makes the recovery happen: the run is counted, a new segment begins. J-11
@@ -179,6 +226,7 @@ pub fn recover<D: Disk>(
     settings.check();
     let mut prng = Prng::new(settings.seed);
     let directory = Directory::read(disk)?;
+    let mut stand_ins = Vec::new();
     let beginning = match superblocks::choose(disk, &directory, FORMAT_VERSION)? {
         Choice::Fresh => {
             let journal = JournalId::new(prng.next_u64());
@@ -190,6 +238,9 @@ pub fn recover<D: Disk>(
             let mut window = Window::new(settings.segment_bytes);
             let cells = cells::load(disk, &directory, &superblock, replay)?;
             let chain = cells.find_chain(disk, &mut window, &directory, &superblock, copy_lost)?;
+            stand_ins.extend(copy_lost.then_some(StandIn::SuperblockCopy));
+            stand_ins.extend(chain.adopted.then_some(StandIn::LaterSegment));
+            stand_ins.extend(cells.stand_in);
             let found = replay::Found {
                 superblock: *superblock,
                 cells,
@@ -207,6 +258,7 @@ pub fn recover<D: Disk>(
         }
     };
     Ok(Recovery {
+        stand_ins,
         beginning,
         directory,
         settings,

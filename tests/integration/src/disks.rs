@@ -55,19 +55,26 @@ impl SmallDisk {
         &self.mounted
     }
 
-    /// Takes this much of its room, really: the blocks are given to a file called `name`.
-    pub fn fill(&self, name: &str, bytes: u64) {
+    /// Leaves no more room than this: the blocks of the rest are given to a file called `name`, whoever else takes and gives
+    /// back some meanwhile.
+    pub fn leave(&self, name: &str, bytes: u64) {
         let file = self.mounted.join(name);
-        assert!(
+        let begun = Instant::now();
+        loop {
+            let taken = self.available().saturating_sub(bytes);
+            if taken == 0 {
+                return;
+            }
+            let held = fs::metadata(&file).map_or(0, |it| it.blocks() * 512);
+            // It gets less than that where somebody else was faster.
             quietly(
                 Command::new("fallocate")
-                    .arg("-l")
-                    .arg(bytes.to_string())
-                    .arg(&file)
-            ),
-            "{} has {bytes} bytes of room",
-            self.mounted.display()
-        );
+                    .args(["-o", &held.to_string(), "-l", &taken.to_string()])
+                    .arg(&file),
+            );
+            let hangs = begun.elapsed() > HANG;
+            assert!(!hangs, "{} never is so full", self.mounted.display());
+        }
     }
 
     /// Takes all of its room for a file called `name`, but for a few blocks that the file system keeps for itself, whoever

@@ -168,8 +168,7 @@ fn a_full_disk_refuses_appends_and_nothing_else_and_recovers() {
     }
 
     // Somebody else takes the room: writing ends before it hits the wall, and goes on when the room is given back.
-    let other = disk.available() - 40 * MIB as u64;
-    disk.fill("other", other);
+    disk.leave("other", 40 * MIB as u64);
     kept.fill();
     println!(
         "full with {} MiB left to the file system",
@@ -233,7 +232,7 @@ fn a_start_on_a_full_disk_serves_what_it_has_and_goes_on_when_there_is_room() {
     peer.create(&stream(KEPT, 1));
     let mut kept = Writer::new(&setup, KEPT, 0);
     // Somebody else's, to be given back: enough for the reserves and more.
-    disk.fill("other", 32 * MIB as u64);
+    disk.leave("other", disk.available() - 32 * MIB as u64);
     kept.fill();
     // Each start writes a little and so takes one spare for good, and there are two reserves.
     for round in 0..2 {
@@ -265,7 +264,7 @@ fn a_disk_too_full_for_a_first_start_is_refused_and_left_as_it_was() {
     let Some((disk, setup)) = disk(&scratch, 64 * MIB) else {
         return;
     };
-    disk.fill("other", disk.available() - MIB as u64);
+    disk.leave("other", MIB as u64);
     Node::refused(&setup).expect(
         67,
         &["segment-00000000 needs 4194304 bytes", "free that much"],

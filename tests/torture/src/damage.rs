@@ -1,4 +1,4 @@
-//! One random damage to a settled directory for each cycle: which file and which part of it, and how. What has to come of it
+//! One damage to a settled directory for each cycle: the kinds of damage take turns, which file and which part of it is drawn. What has to come of it
 //! is told by the oracle before a node sees the bytes; then a node is started on them and held against it. Besides, a coarse
 //! table says which outcomes a kind of damage may have at all: `docs/torture.md` shows it, and a test compares the two.
 //!
@@ -215,7 +215,9 @@ fn one(
 ) -> Option<(Damage, Outcome)> {
     let mut prng = plan.choices(cycle);
     let was = settled.last();
-    let (directory, damage) = draw(&mut prng, settled)?;
+    let kinds = kinds();
+    let kind = kinds[(cycle % kinds.len() as u64) as usize];
+    let (directory, damage) = draw(&mut prng, settled, kind)?;
     let again = prng.chance(1, 6);
     let expected = match damage.target {
         Target::Layout => Expected::Refused {
@@ -256,6 +258,7 @@ pub const fn allowed(target: Target, rot: Rot) -> &'static [Outcome] {
     use Outcome::{Lie, Named, Refused, Repaired, Whole};
     match (target, rot) {
         (Target::Layout, Rot::Removed) => &[Refused],
+        // Its other damages are told apart by what its text then means.
         (Target::Layout, _) => &[],
         (Target::Superblock, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced) => {
             &[Whole, Repaired]
@@ -295,22 +298,24 @@ pub const fn allowed(target: Target, rot: Rot) -> &'static [Outcome] {
     }
 }
 
-/// Draws a damage that makes a difference. None: so many draws came to nothing.
-fn draw(prng: &mut Prng, settled: &Settled) -> Option<(Directory, Damage)> {
+/// Every kind of damage that is tried.
+#[must_use]
+pub fn kinds() -> Vec<(Target, Rot)> {
+    let all = Target::ALL
+        .into_iter()
+        .flat_map(|target| Rot::ALL.map(|rot| (target, rot)));
+    all.filter(|(target, rot)| !allowed(*target, *rot).is_empty())
+        .collect()
+}
+
+/// Draws a place for a kind of damage, such that it makes a difference. None: so many draws came to nothing.
+fn draw(
+    prng: &mut Prng,
+    settled: &Settled,
+    (target, rot): (Target, Rot),
+) -> Option<(Directory, Damage)> {
     let was = settled.last();
     for _ in 0..DRAWS_MAX {
-        let target = match prng.below(40) {
-            0..=7 => Target::Superblock,
-            8..=13 => Target::Header,
-            14..=21 => Target::Body,
-            22..=27 => Target::Tail,
-            28..=29 => Target::Behind,
-            30..=32 => Target::Footer,
-            33..=37 => Target::Checkpoint,
-            38 => Target::Spare,
-            _ => Target::Layout,
-        };
-        let rot = Rot::ALL[prng.below(Rot::ALL.len() as u64) as usize];
         let journals: Vec<(String, &Log)> = was.journals().collect();
         let place = match prng.below(8) {
             0..=2 => 0,
@@ -320,11 +325,6 @@ fn draw(prng: &mut Prng, settled: &Settled) -> Option<(Directory, Damage)> {
         let (folder, log) = &journals[place];
         let Some((file, region)) = region(prng, was, folder, log, target) else {
             continue;
-        };
-        let (rot, region) = match target {
-            // Its other damages are told apart by what its text then means.
-            Target::Layout => (Rot::Removed, region),
-            _ => (rot, region),
         };
         let mut directory = was.directory.clone();
         let Some(place) = apply(prng, &mut directory, settled, folder, &file, region, rot) else {

@@ -157,11 +157,8 @@ impl World {
     fn cycle(&mut self, cycle: u64, prng: &mut Prng, summary: &mut Summary) {
         // Somebody else takes some of the room, or the node has all of it.
         if prng.chance(2, 3) {
-            let left = prng.below(LEFT_MAX);
-            let taken = self.disk.available().saturating_sub(left);
-            if taken > 0 {
-                self.other(taken);
-            }
+            let name = self.next_other();
+            self.disk.leave(&name, prng.below(LEFT_MAX));
         }
         let mut written = 0_u64;
         while self.writer.write() {
@@ -189,11 +186,6 @@ impl World {
     fn next_other(&mut self) -> String {
         self.others += 1;
         format!("other-{}", self.others)
-    }
-
-    fn other(&mut self, bytes: u64) {
-        let name = self.next_other();
-        self.disk.fill(&name, bytes);
     }
 
     /// Takes what is left, in smaller and smaller pieces.

@@ -158,7 +158,8 @@ pub fn judge(
             for (name, log) in journals() {
                 names_damage(&node, &name, log);
             }
-            says_ready(&setup, shards);
+            says_ready(&setup, journals());
+            tells_stand_ins(&node, journals());
             let mended = footers_are_mended(&data_dir, journals(), directory, was);
             if again {
                 node.kill();
@@ -399,13 +400,30 @@ fn is_of(said: &str, folder: &str) -> bool {
 }
 
 /// Asserts that `/readyz` says whether something of the shards is damaged.
-fn says_ready(setup: &Setup, shards: &[Log]) {
-    let is_damaged = shards
-        .iter()
-        .any(|log| log.segments.iter().any(|it| !it.damaged.is_empty()));
+fn says_ready<'a>(setup: &Setup, mut logs: impl Iterator<Item = (String, &'a Log)>) {
+    let is_damaged = logs.any(|(_, log)| log.segments.iter().any(|it| !it.damaged.is_empty()));
     let (status, said) = get(setup.admin, "/readyz");
     assert_eq!(status, 200, "{said}");
     assert_eq!(said.contains("damaged: "), is_damaged, "{said}");
+}
+
+/// What stood in for something that was lost is told when the node starts, and nothing else is.
+fn tells_stand_ins<'a>(node: &Node, journals: impl Iterator<Item = (String, &'a Log)>) {
+    let log = node.log();
+    let told = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    let (mut copies, mut checkpoints, mut adopted) = (0, 0, 0);
+    for (_, log) in journals {
+        copies += usize::from(log.copy_lost);
+        checkpoints += usize::from(log.checkpoint_lost);
+        adopted += usize::from(log.adopted);
+    }
+    for (words, wanted) in [
+        ("one copy of the superblock cannot be read", copies),
+        ("the checkpoint up to checkpoint-", checkpoints),
+        ("the newest write of the superblock is lost", adopted),
+    ] {
+        assert_eq!(told(words), wanted, "{words:?} is said so often:\n{log}");
+    }
 }
 
 /// Whether something stood in for what was lost: the other copy of the superblock, the checkpoint before, or a segment that

@@ -56,9 +56,29 @@ fn nothing_acknowledged_is_lost_by_kills_and_stops() {
 
 #[test]
 fn damage_comes_out_as_it_was_told() {
-    let damaged = held(damage::run(&plan(20), &told)).expect("it needs nothing");
+    let kinds = damage::kinds();
+    // Its directory was started often enough to have nearly everything that can be damaged.
+    let plan = Plan {
+        at_once: 8,
+        ..Plan::new(4, kinds.len() as u64)
+    };
+    let damaged = held(damage::run(&plan, &told)).expect("it needs nothing");
     assert!(damaged.count(Outcome::Refused.name()) > 0);
-    let mixed = held(image::run(&plan(10), &told)).expect("it needs nothing");
+    // A file whose number came back, which takes more than one directory's load. A checkpoint's never does.
+    let is_rare = |target, rot| match target {
+        Target::Behind => matches!(rot, Rot::Sector | Rot::Block),
+        Target::Footer | Target::Checkpoint | Target::Spare => rot == Rot::Old,
+        _ => false,
+    };
+    for (target, rot) in kinds {
+        if is_rare(target, rot) {
+            continue;
+        }
+        let kind = format!("{}, {}: ", target.name(), rot.name());
+        let was_tried = damaged.counts.keys().any(|name| name.starts_with(&kind));
+        assert!(was_tried, "{kind}no directory of these cycles has it");
+    }
+    let mixed = held(image::run(&self::plan(10), &told)).expect("it needs nothing");
     assert_eq!(mixed.cycles, 10);
 }
 

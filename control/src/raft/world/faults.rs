@@ -15,6 +15,8 @@ pub(super) struct Faults {
     delayed: u64,
     /// Links that carry nothing, in one direction.
     cut: BTreeSet<(u64, u64)>,
+    /// A leader to come, and who is not to hear it.
+    unheard: Option<(u64, u64)>,
     slow_disk: Option<u64>,
     crashes: bool,
     pub(super) damages: bool,
@@ -33,6 +35,7 @@ impl Faults {
             doubled: some(100),
             delayed: some(100),
             cut: BTreeSet::new(),
+            unheard: None,
             slow_disk: Some(some(9)).filter(|node| (1..=5).contains(node)),
             crashes: some(4) > 0,
             damages: some(3) > 0,
@@ -128,19 +131,43 @@ impl World {
                 Due::Damages {
                     leader,
                     node: other,
+                    deaf,
                 },
             );
         }
     }
 
-    /// See [`World::cut_and_damage`].
-    pub(super) fn damage_one(&mut self, leader: u64, node: u64) {
+    /// See [`World::cut_and_damage`]. Often the leader is to lead once more, for no longer than a message takes, unheard by the one
+    /// that lacks what was committed.
+    pub(super) fn damage_one(&mut self, leader: u64, node: u64, deaf: u64) {
         let is_whole = self.members.values().all(|it| !it.disk.is_damaged);
         if is_whole && self.voters() >= 3 {
             self.faults.cut.clear();
             self.crash(leader, false);
             self.crash(node, true);
             self.count("cut and damaged");
+            self.faults.unheard = self.prng.chance(2, 3).then_some((leader, deaf));
+        }
+    }
+
+    /// See [`World::damage_one`].
+    pub(super) fn aim_at_new(&mut self, node: u64) {
+        if let Some((leader, deaf)) = self.faults.unheard.take_if(|(leader, _)| *leader == node) {
+            self.faults.cut.insert((leader, deaf));
+            let later = self.prng.range(MS / 5, 6 * MS);
+            self.later(later, Due::Dies { node });
+        }
+    }
+
+    /// See [`World::damage_one`].
+    pub(super) fn die(&mut self, node: u64) {
+        self.faults.cut.clear();
+        let member = self.members.get_mut(&node).expect("it is there");
+        if member.raft.take().is_some() {
+            member.disk.crash(&mut self.prng);
+            let back = self.prng.range(300 * MS, 900 * MS);
+            self.later(back, Due::Starts { node });
+            self.count("led unheard");
         }
     }
 
@@ -159,7 +186,13 @@ impl World {
         let later = self.prng.range(60 * MS, 140 * MS);
         for other in others.into_iter().filter(|other| *other != deaf) {
             let ns = later + self.prng.below(3 * MS);
-            self.later(ns, Due::Restarts { node: other });
+            self.later(
+                ns,
+                Due::Restarts {
+                    leader,
+                    node: other,
+                },
+            );
         }
         self.count("cut and restarted");
     }
@@ -167,7 +200,7 @@ impl World {
     fn leader_and_others(&self) -> Option<(u64, Vec<u64>)> {
         let leads = |it: &super::Member| {
             let raft = it.raft.as_ref()?;
-            (raft.role() == Role::Leader).then(|| raft.members().voters)
+            (raft.role() == Role::Leader).then(|| raft.members().voters.clone())
         };
         let mut members = self.members.iter();
         let (leader, voters) = members.find_map(|(node, it)| Some((*node, leads(it)?)))?;
@@ -175,8 +208,12 @@ impl World {
         Some((leader, others.filter(|node| *node != leader).collect()))
     }
 
-    /// A kill, and a start at once.
-    pub(super) fn restart(&mut self, node: u64) {
+    /// A kill, and a start at once; often the leader is heard no more by then.
+    pub(super) fn restart(&mut self, leader: u64, node: u64) {
+        if self.prng.chance(2, 3) {
+            self.faults.cut.insert((leader, node));
+            self.faults.cut.insert((node, leader));
+        }
         let member = self.members.get_mut(&node).expect("it is there");
         if member.raft.take().is_some() {
             member.disk.crash(&mut self.prng);

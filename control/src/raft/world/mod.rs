@@ -20,6 +20,10 @@ use tiderace_base::prng::Prng;
 use tiderace_base::time::Mono;
 
 const MS: u64 = 1_000_000;
+/// More than a seed needs by far: beyond it, something answers itself.
+const STEPS_MAX: u64 = 2_000_000;
+/// Whether every event is printed: RAFT_TRACE=1 RAFT_FROM=2350 RAFT_SEEDS=1 cargo test -p tiderace-control --lib raft::world
+const TRACE: Option<&str> = option_env!("RAFT_TRACE");
 
 /// What happens at a time.
 #[derive(Debug)]
@@ -51,10 +55,16 @@ enum Due {
         node: u64,
     },
     Restarts {
+        leader: u64,
         node: u64,
     },
     Damages {
         leader: u64,
+        node: u64,
+        deaf: u64,
+    },
+    /// A kill with no start for long.
+    Dies {
         node: u64,
     },
     Client,
@@ -88,6 +98,7 @@ impl Member {
 pub(super) struct World {
     prng: Prng,
     at_ns: u64,
+    steps: u64,
     due: BTreeMap<(u64, u64), Due>,
     due_count: u64,
     members: BTreeMap<u64, Member>,
@@ -95,6 +106,8 @@ pub(super) struct World {
     leaders: BTreeMap<u64, u64>,
     /// Every entry that was ever committed.
     log: Vec<Entry>,
+    /// The term in which each was seen to be committed first.
+    committed_in: Vec<u64>,
     proposed: u64,
     reads: u64,
     /// What was seen to happen.
@@ -110,12 +123,14 @@ impl World {
         let faults = Faults::draw(&mut prng);
         let mut world = Self {
             at_ns: 0,
+            steps: 0,
             due: BTreeMap::new(),
             due_count: 0,
             members: BTreeMap::new(),
             faults,
             leaders: BTreeMap::new(),
             log: Vec::new(),
+            committed_in: Vec::new(),
             proposed: 0,
             reads: 0,
             counts: BTreeMap::new(),
@@ -191,6 +206,13 @@ impl World {
             }
             let ((at_ns, _), due) = entry.remove_entry();
             self.at_ns = at_ns;
+            self.steps += 1;
+            if self.steps > STEPS_MAX {
+                self.refuse("messages multiply".to_owned());
+            }
+            if TRACE.is_some() {
+                eprintln!("{at_ns} {due:?}");
+            }
             self.step(due);
             self.check_leases();
         }
@@ -273,8 +295,9 @@ impl World {
                     self.start(node);
                 }
             }
-            Due::Restarts { node } => self.restart(node),
-            Due::Damages { leader, node } => self.damage_one(leader, node),
+            Due::Restarts { leader, node } => self.restart(leader, node),
+            Due::Damages { leader, node, deaf } => self.damage_one(leader, node, deaf),
+            Due::Dies { node } => self.die(node),
             Due::Client => self.ask(),
             Due::Fault => self.fault(),
         }
@@ -305,6 +328,10 @@ impl World {
         let Some(raft) = &mut member.raft else { return };
         let outputs = raft.take_outputs();
         let boot = member.boot;
+        let leads = |it: &Output| matches!(it, Output::Became(Role::Leader));
+        if outputs.iter().any(leads) {
+            self.aim_at_new(node);
+        }
         for output in outputs {
             match output {
                 Output::Persist(record) => {
@@ -398,7 +425,7 @@ impl World {
                     .filter(|_| self.prng.chance(3, 5))
                     .map(NodeId::new)
                     .collect();
-                let current = raft.members().voters;
+                let current = raft.members().voters.clone();
                 let learners: BTreeSet<NodeId> = (1..=5)
                     .map(NodeId::new)
                     .filter(|it| !voters.contains(it) && !current.contains(it))
@@ -455,6 +482,23 @@ impl World {
                 self.refuse(format!("term {term} has two leaders, {known} and {node}"));
             }
             self.count("elected");
+            self.check_is_complete(node);
+        }
+    }
+
+    /// Leader completeness: who leads has everything that was committed in an earlier term.
+    fn check_is_complete(&mut self, node: u64) {
+        let member = &self.members[&node];
+        let raft = member.raft.as_ref().expect("it runs");
+        let (term, base) = (raft.term().get(), member.disk.base.index.get());
+        let mut committed = self.log.iter().zip(&self.committed_in).skip(base as usize);
+        let lacks = committed.find(|(entry, committed_in)| {
+            let holds = raft.position(entry.position.index) == Some(entry.position);
+            **committed_in < term && !holds
+        });
+        if let Some((entry, _)) = lacks {
+            let what = format!("{node} leads term {term} without {:?}", entry.position);
+            self.refuse(what);
         }
     }
 
@@ -479,8 +523,10 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
+                    let term = self.members[&node].raft.as_ref().expect("it runs").term();
                     self.check_is_kept(node, &entry);
                     self.log.push(entry);
+                    self.committed_in.push(term.get());
                 }
             }
         }
@@ -508,7 +554,7 @@ impl World {
             voters.is_empty() || 2 * voters.iter().filter(keeps).count() > voters.len()
         };
         let keep = |it: &Members| has_majority(&it.voters) && has_majority(&it.incoming);
-        if !keep(&newest) && !keep(&then) {
+        if !keep(newest) && !keep(&then) {
             let states = self.states();
             self.refuse(format!(
                 "{node} commits {entry:?}, which no majority keeps:{states}"

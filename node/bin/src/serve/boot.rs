@@ -9,6 +9,7 @@ use crate::health::Counted;
 use crate::listen::Sockets;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tiderace_base::ids::BootId;
 use tiderace_io::{BlockingDisk, Clock, entropy};
 use tiderace_node::{BootError, Damage, Node, NodeConfig, Reason, Scrubbing};
@@ -101,10 +102,29 @@ pub(crate) fn recover(
         Clock::now(),
     )
     .map_err(|error| refused(&settings.data_dir, &error))?;
-    let mut counted = Vec::with_capacity(node.shards.len());
-    node.control
-        .alarm()
-        .listen(|damage| log_damage("control", damage));
+    for (shard, stand_in) in &node.stand_ins {
+        let journal = shard.map_or("control".to_owned(), |shard| format!("shard {shard}"));
+        tracing::warn!(
+            journal,
+            "{stand_in}: nothing is lost; if no power cut explains it, look at the disk before more of it fails"
+        );
+    }
+    let mut counted = Vec::with_capacity(node.shards.len() + 1);
+    let found = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&found);
+    node.control.alarm().listen(move |damage| {
+        found.fetch_add(1, Ordering::Relaxed);
+        log_damage("control", damage);
+    });
+    counted.push(Counted {
+        family: "control",
+        label: "0".to_owned(),
+        source: Box::new(move |take| {
+            let help = "Damaged places found in control's journal since the start.";
+            take("damage_found_total", help, seen.load(Ordering::Relaxed));
+        }),
+        serves: None,
+    });
     for (index, shard) in node.shards.iter().enumerate() {
         let journal = format!("shard {index}");
         shard
