@@ -114,6 +114,8 @@ pub struct NodePlace {
     pub shared: SocketAddr,
     /// The port of each shard, by number.
     pub shards: Arc<[SocketAddr]>,
+    /// Where its control thread lets other nodes in. None: it runs by itself.
+    pub control: Option<SocketAddr>,
 }
 
 /// One state of the catalogue.
@@ -205,6 +207,9 @@ pub enum Refusal {
     Busy,
     /// The control journal has no room: free disk space; it recovers by itself.
     DiskFull,
+    /// Nobody leads the zone's catalogue with a majority behind it, or the answer was lost: the change may have been made or
+    /// not. Ask again; if it lasts, see which nodes are missing.
+    Unavailable,
 }
 
 /// Whether a path is well formed: 1 to [`limits::PATH_BYTES_MAX`] bytes of non-empty segments separated by `/`, each of

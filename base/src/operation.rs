@@ -349,6 +349,8 @@ pub enum Fatal {
     Corruption(String),
     /// The kernel or a container refuses io_uring.
     RingRefused(String),
+    /// The zone does not let the node in as it is, and this is why.
+    NotAdmitted(&'static str),
 }
 
 impl Fatal {
@@ -361,6 +363,7 @@ impl Fatal {
             Self::Superblock(_) => 72,
             Self::Corruption(_) => 73,
             Self::RingRefused(_) => 74,
+            Self::NotAdmitted(_) => 78,
         }
     }
 }
@@ -382,6 +385,7 @@ impl fmt::Display for Fatal {
             ),
             Self::Corruption(what) => write!(f, "acknowledged bytes are damaged: {what}"),
             Self::RingRefused(what) => write!(f, "io_uring is refused here: {what}"),
+            Self::NotAdmitted(why) => f.write_str(why),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! A node's start, before any thread runs: opens the control journal, rebuilds the catalogue, checks that the shards'
-//! journals are the ones that the catalogue knows, and prepares the boot that must be committed before anything is led. It
+//! journals are the ones that the catalogue knows, and prepares the boot that must be committed before anything is led. A node
+//! founds a zone, belongs to one, or asks those that it is told of to be let into theirs. It
 //! refuses to start on doubt: a disk that was exchanged or put back from an old image would make acknowledged records
 //! vanish without a word.
 
 use crate::catalogue::{ApplyError, Catalogue, Node};
-use crate::checkpoint::{LogEnd, LogFault, Rebuilt};
+use crate::checkpoint::{Captured, Found, LogFault, Rebuilt};
 use crate::control::{Control, Opened};
-use crate::event::{Fact, ShardBoot};
+use crate::event::{CatalogueEvent, Fact, ShardBoot};
+use crate::letter::Hello;
+use crate::raft::{Health, Members, Payload, Restored, Timing};
 use core::fmt;
 use core::num::NonZeroU8;
 use std::net::SocketAddr;
@@ -33,10 +36,27 @@ pub struct ControlConfig {
     pub shards: Vec<ShardJournal>,
     /// The durability of streams whose creator names none.
     pub durability: Durability,
+    /// The zone that this node belongs to. `None`: that of the catalogue, or a random one when there is none yet.
+    pub zone: Option<ZoneId>,
+    /// How it is linked to other nodes. `None`: it is not, and its zone is itself.
+    pub links: Option<LinksConfig>,
     /// Decides every random choice: the ids of a new zone and node, the step of the epochs, the journal's salts.
     pub seed: u64,
     /// How the control journal is kept. Its `node`, `boot` and `seed` are replaced by what stands above.
     pub journal: Settings,
+}
+
+/// How a node's control thread is linked to those of the others. Node and zone have to be named.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinksConfig {
+    /// Where its own peer door is reached.
+    pub address: SocketAddr,
+    /// Nodes of a zone to ask to be let in, as long as this one belongs to none; none of them: an empty directory founds a zone.
+    /// Whoever belongs to a zone knows its nodes, and reaches those that stand here where they stand here, until they have
+    /// said better.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// How often consensus does what.
+    pub timing: Timing,
 }
 
 /// A shard's journal, as it was found when it was read for this run.
@@ -61,8 +81,17 @@ pub enum ControlError {
     Log(LogFault),
     /// The catalogue does not know the configured node.
     NodeUnknown(NodeId),
-    /// The catalogue knows several nodes and the configuration names none.
+    /// The catalogue knows several nodes, or this one is linked to others, and the configuration names none.
     NodeUnnamed,
+    /// The catalogue is that of another zone than the configuration's.
+    OtherZone {
+        /// The catalogue's.
+        known: ZoneId,
+        /// The configuration's.
+        configured: ZoneId,
+    },
+    /// The directory began to join a zone and nobody to join is named any more.
+    JoinBegun,
     /// The zone has another number of slots than this program is made for.
     SlotCount {
         /// The zone's.
@@ -124,6 +153,16 @@ impl fmt::Display for ControlError {
             Self::NodeUnnamed => write!(
                 f,
                 "the zone has several nodes: name this one's id in the configuration"
+            ),
+            Self::OtherZone { known, configured } => write!(
+                f,
+                "this control journal is of zone {:016x}, and the node is configured for zone {:016x}: correct its certificate, or the data directory",
+                known.get(),
+                configured.get()
+            ),
+            Self::JoinBegun => write!(
+                f,
+                "this data directory began to join a zone: name nodes of that zone as its peers, or empty the directory to found another"
             ),
             Self::SlotCount { zone } => write!(
                 f,
@@ -198,14 +237,30 @@ impl Draws {
 /// on the disk has changed.
 #[derive(Debug)]
 pub struct ControlRecovery {
-    catalogue: Catalogue,
-    log: LogEnd,
-    node: NodeId,
-    facts: Vec<Fact>,
-    shard_count: usize,
-    durability: Durability,
-    chunk_bytes_max: usize,
+    opening: Opening,
     journal: Recovery,
+}
+
+/// All that a machine begins with, but for its journal.
+#[derive(Debug)]
+struct Opening {
+    catalogue: Catalogue,
+    restored: Restored,
+    node: NodeId,
+    zone: ZoneId,
+    facts: Vec<Fact>,
+    config: ControlConfig,
+    chunk_bytes_max: usize,
+}
+
+/// What a node is to its zone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// There is none yet, and this node begins it.
+    Founds,
+    Belongs,
+    /// It asks others to be let in.
+    Joins,
 }
 
 impl ControlRecovery {
@@ -237,16 +292,53 @@ impl ControlRecovery {
         let mut rebuilt = Rebuilt::new();
         let journal = tiderace_storage::recover(disk, settings, now, &mut rebuilt)
             .map_err(ControlError::Journal)?;
-        let (catalogue, log) = rebuilt.finish().map_err(ControlError::Log)?;
-        let (node, facts) = conclude_boot(&catalogue, &config, &draws)?;
+        let found = rebuilt.finish().map_err(ControlError::Log)?;
+        // What is not committed may still go, and was said all the same: a disk has to be no older than that.
+        let newest = found.newest().map_err(ControlError::Log)?;
+        let (node, standing) = standing(&newest, &found, &config, &draws)?;
+        let zone = match newest.zone().get() {
+            0 => config.zone.unwrap_or(draws.zone),
+            _ => newest.zone(),
+        };
+        if let Some(configured) = config.zone
+            && configured != zone
+        {
+            return Err(ControlError::OtherZone {
+                known: zone,
+                configured,
+            });
+        }
+        let facts = conclude_boot(&newest, &config, &draws, node, zone, standing)?;
+        let founder = founder(&found);
+        let is_founder = standing == Standing::Founds || founder == Some(node);
+        let Captured {
+            base,
+            term,
+            vote,
+            members,
+            tail,
+        } = found.log;
+        let alone = || match is_founder {
+            true => Members::voters([node]),
+            false => Members::default(),
+        };
         Ok(Self {
-            catalogue,
-            log,
-            node,
-            facts,
-            shard_count: config.shards.len(),
-            durability: config.durability,
-            chunk_bytes_max,
+            opening: Opening {
+                catalogue: found.catalogue,
+                restored: Restored {
+                    term,
+                    vote,
+                    base,
+                    members: members.unwrap_or_else(alone),
+                    entries: tail,
+                    health: Health::Whole,
+                },
+                node,
+                zone,
+                facts,
+                config,
+                chunk_bytes_max,
+            },
             journal,
         })
     }
@@ -258,23 +350,91 @@ impl ControlRecovery {
     }
 
     /// Begins the journal, after those of the shards: what the boot says of them must be true when it is committed. Blocks on
-    /// the disk. Nothing is led yet: the first snapshot is posted once the boot is durable, which takes turns of the machine.
+    /// the disk. Nothing is led yet: the first snapshot is posted once the boot is committed, which takes turns of the machine.
     /// Its first turn needs no event.
     ///
     /// # Errors
     /// When the disk cannot be written.
-    pub fn begin(self, disk: &mut impl Disk) -> Result<Control, ControlError> {
+    pub fn begin(self, disk: &mut impl Disk, now: Now) -> Result<Control, ControlError> {
+        let boot_count = self.journal.boot_count();
         let journal = self.journal.begin(disk).map_err(ControlError::Journal)?;
-        Ok(Control::new(Opened {
-            journal,
-            catalogue: self.catalogue,
-            log: self.log,
-            node: self.node,
-            facts: self.facts,
-            shard_count: self.shard_count,
-            durability: self.durability,
-            chunk_bytes_max: self.chunk_bytes_max,
-        }))
+        let opening = self.opening;
+        let config = opening.config;
+        let hello = config.links.as_ref().map(|links| Hello {
+            zone: opening.zone,
+            node: opening.node,
+            boot: config.boot,
+            boot_count,
+            address: links.address,
+        });
+        Ok(Control::new(
+            Opened {
+                journal,
+                catalogue: opening.catalogue,
+                restored: opening.restored,
+                node: opening.node,
+                facts: opening.facts,
+                hello,
+                config,
+                chunk_bytes_max: opening.chunk_bytes_max,
+            },
+            now,
+        ))
+    }
+}
+
+/// Who founded the zone, as far as this log reaches back: its first node.
+fn founder(found: &Found) -> Option<NodeId> {
+    if let Some(first) = found.catalogue.nodes().next() {
+        // With more of them the members are known.
+        return Some(first);
+    }
+    let bodies = found
+        .log
+        .tail
+        .iter()
+        .filter_map(|entry| match &entry.payload {
+            Payload::Command(body) => CatalogueEvent::decode_all(body).ok(),
+            Payload::Term | Payload::Members(_) => None,
+        });
+    bodies.flatten().find_map(|event| match event.fact {
+        Fact::NodeJoined { node, .. } => Some(node),
+        _ => None,
+    })
+}
+
+fn standing(
+    catalogue: &Catalogue,
+    found: &Found,
+    config: &ControlConfig,
+    draws: &Draws,
+) -> Result<(NodeId, Standing), ControlError> {
+    let links = config.links.as_ref();
+    if links.is_some() && config.node.is_none() {
+        return Err(ControlError::NodeUnnamed);
+    }
+    let has_peers = links.is_some_and(|links| !links.peers.is_empty());
+    if catalogue.nodes.is_empty() {
+        let node = config.node.unwrap_or(draws.node);
+        if has_peers {
+            return Ok((node, Standing::Joins));
+        }
+        // Who founds a zone votes for itself first.
+        if found.is_voted && found.log.vote.is_none() {
+            return Err(ControlError::JoinBegun);
+        }
+        return Ok((node, Standing::Founds));
+    }
+    if catalogue.slot_count != limits::SLOTS {
+        return Err(ControlError::SlotCount {
+            zone: catalogue.slot_count,
+        });
+    }
+    match own_record(catalogue, config.node) {
+        Ok((node, _)) => Ok((node, Standing::Belongs)),
+        // It has heard of the zone and not been let in yet.
+        Err(ControlError::NodeUnknown(node)) if links.is_some() => Ok((node, Standing::Joins)),
+        Err(error) => Err(error),
     }
 }
 
@@ -283,35 +443,33 @@ fn conclude_boot(
     catalogue: &Catalogue,
     config: &ControlConfig,
     draws: &Draws,
-) -> Result<(NodeId, Vec<Fact>), ControlError> {
+    node: NodeId,
+    zone: ZoneId,
+    standing: Standing,
+) -> Result<Vec<Fact>, ControlError> {
     let mut facts = Vec::new();
-    let (node, boots) = if catalogue.nodes.is_empty() {
-        let node = config.node.unwrap_or(draws.node);
-        facts.push(Fact::ZoneCreated {
-            zone: draws.zone,
-            slots: limits::SLOTS,
-        });
-        facts.push(Fact::NodeJoined {
-            node,
-            disks: config.shards.iter().map(|shard| shard.disk).collect(),
-        });
-        (node, 0)
-    } else {
-        if catalogue.slot_count != limits::SLOTS {
-            return Err(ControlError::SlotCount {
-                zone: catalogue.slot_count,
+    let boots = match standing {
+        Standing::Founds => {
+            facts.push(Fact::ZoneCreated {
+                zone,
+                slots: limits::SLOTS,
             });
+            facts.push(Fact::NodeJoined {
+                node,
+                disks: config.shards.iter().map(|shard| shard.disk).collect(),
+            });
+            0
         }
-        let (node, record) = own_record(catalogue, config.node)?;
-        check_journals(record, &config.shards)?;
-        if record
-            .place
-            .as_ref()
-            .is_some_and(|place| place.boot == config.boot)
-        {
-            return Err(ControlError::BootReused(config.boot));
+        Standing::Joins => 0,
+        Standing::Belongs => {
+            let (_, record) = own_record(catalogue, Some(node))?;
+            check_journals(record, &config.shards)?;
+            let place = record.place.as_ref();
+            if place.is_some_and(|place| place.boot == config.boot) {
+                return Err(ControlError::BootReused(config.boot));
+            }
+            record.boot_number
         }
-        (node, record.boot_number)
     };
     check_epochs(catalogue, node, &config.shards)?;
     facts.push(Fact::NodeBooted {
@@ -320,6 +478,7 @@ fn conclude_boot(
         boot_number: boots + 1,
         epoch_step: draws.epoch_step,
         shared: config.shared,
+        control: config.links.as_ref().map(|links| links.address),
         shards: config
             .shards
             .iter()
@@ -330,13 +489,15 @@ fn conclude_boot(
             })
             .collect(),
     });
-    let mut trial = catalogue.clone();
-    for fact in &facts {
-        trial
-            .apply(&trial.event(fact.clone()))
-            .map_err(ControlError::Spent)?;
+    if standing != Standing::Joins {
+        let mut trial = catalogue.clone();
+        for fact in &facts {
+            trial
+                .apply(&trial.event(fact.clone()))
+                .map_err(ControlError::Spent)?;
+        }
     }
-    Ok((node, facts))
+    Ok(facts)
 }
 
 fn own_record(

@@ -34,8 +34,9 @@ pub struct Catalogue {
     pub(crate) streams: RedBlackTreeMapSync<StreamId, Arc<Stream>>,
     paths: RedBlackTreeMapSync<Arc<str>, StreamId>,
     pub(crate) tombstones: RedBlackTreeMapSync<StreamId, ()>,
-    /// No tombstone is younger: the version of the last deletion, or that of the checkpoint this state was read from. Not
-    /// encoded: it spares shards a look, and decides nothing.
+    /// No tombstone is younger: the version of the last deletion, or, where an older version wrote the checkpoint that this state
+    /// comes from, that of the checkpoint. The same on every node: whoever has said that it holds nothing of what was deleted
+    /// does not say so again.
     pub(crate) deleted: CatalogueVersion,
 }
 
@@ -342,11 +343,13 @@ impl Catalogue {
                 shards,
                 boot,
                 shared,
+                control,
             } => {
                 let place = NodePlace {
                     id: *node,
                     boot: *boot,
                     shared: *shared,
+                    control: *control,
                     shards: shards.iter().map(|shard| shard.address).collect(),
                 };
                 self.boot(place, *boot_number, *epoch_step, shards)?;

@@ -14,16 +14,22 @@ use tiderace_base::catalogue::{NodePlace, SlotPlace};
 use tiderace_base::ids::{BootId, DiskId, NodeId, ShardId, SlotId, StreamId, ZoneId};
 use tiderace_base::position::{CatalogueVersion, Epoch};
 
-/// The format of every kind so far.
+/// The format of every kind, but for a node with a control address.
 pub(crate) const FORMAT: u8 = 1;
+/// The format of a node with a control address, which follows the shared one.
+const FORMAT_NODE_WITH_CONTROL: u8 = 2;
+/// The format of the zone that says when a stream was deleted last.
+const FORMAT_ZONE_WITH_DELETED: u8 = 2;
 
 /// Names a cell. The order is that of the encoding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum CellKey {
-    /// Kind 17. Format, reserved u8, slots u16, reserved u32, zone u64, version u64, last stream id u64.
+    /// Kind 17. Format, reserved u8, slots u16, reserved u32, zone u64, version u64, last stream id u64, in format 2 the version
+    /// of the last deletion u64; format 1 is read only.
     Zone,
-    /// Kind 18, key node u64. Format, is booted u8, journals u16, reserved u32, boot number u64, boot u64, shared address,
-    /// then for each journal: disk u128, boot count u64, address. Not booted: boot and addresses are left out.
+    /// Kind 18, key node u64. Format, is booted u8, journals u16, reserved u32, boot number u64, boot u64, shared address, in
+    /// format 2 the control address, then for each journal: disk u128, boot count u64, address. Not booted: boot and
+    /// addresses are left out.
     Node(NodeId),
     /// Kind 19, key slot u16. Format, reserved u8, shard u16, epoch u32, leader u64, generation u64.
     Slot(SlotId),
@@ -154,14 +160,23 @@ impl Catalogue {
         let mut out = vec![FORMAT];
         match key {
             CellKey::Zone => {
+                out[0] = FORMAT_ZONE_WITH_DELETED;
                 out.put_u8(0);
                 out.put_u16(self.slot_count);
                 out.put_u32(0);
                 out.put_u64(self.zone.get());
                 out.put_u64(self.version.get());
                 out.put_u64(self.last_stream.get());
+                out.put_u64(self.deleted.get());
             }
-            CellKey::Node(node) => put_node(&mut out, self.nodes.get(&node)?),
+            CellKey::Node(node) => {
+                let node = self.nodes.get(&node)?;
+                let control = node.place.as_ref().and_then(|place| place.control);
+                if control.is_some() {
+                    out[0] = FORMAT_NODE_WITH_CONTROL;
+                }
+                put_node(&mut out, node);
+            }
             CellKey::Slot(slot) => {
                 let place = self.slots.get(usize::from(slot.get()))?;
                 out.put_u8(0);
@@ -220,7 +235,9 @@ impl Assembly {
         };
         let mut reader = Reader::new(value);
         let format = reader.u8()?;
-        if format != FORMAT {
+        let has_control = format == FORMAT_NODE_WITH_CONTROL && matches!(key, CellKey::Node(_));
+        let has_deleted = format == FORMAT_ZONE_WITH_DELETED && key == CellKey::Zone;
+        if format != FORMAT && !has_control && !has_deleted {
             return Err(DecodeError::UnknownFormat {
                 kind: key.kind(),
                 format,
@@ -234,9 +251,17 @@ impl Assembly {
                 self.catalogue.zone = ZoneId::new(reader.u64()?);
                 self.catalogue.version = CatalogueVersion::new(reader.u64()?);
                 self.catalogue.last_stream = StreamId::new(reader.u64()?);
+                // Not said: no later than this.
+                self.catalogue.deleted = self.catalogue.version;
+                if has_deleted {
+                    self.catalogue.deleted = CatalogueVersion::new(reader.u64()?);
+                    if self.catalogue.deleted > self.catalogue.version {
+                        return Err(DecodeError::BadField("deleted"));
+                    }
+                }
             }
             CellKey::Node(id) => {
-                let node = take_node(&mut reader, id)?;
+                let node = take_node(&mut reader, id, has_control)?;
                 self.catalogue.put_node(id, node);
             }
             CellKey::Slot(slot) => {
@@ -284,7 +309,6 @@ impl Assembly {
         if youngest.into_iter().flatten().max() > Some(catalogue.last_stream) {
             return Err(DecodeError::BadField("last stream"));
         }
-        catalogue.deleted = catalogue.version;
         Ok(catalogue)
     }
 }
@@ -297,6 +321,9 @@ fn put_node(out: &mut Vec<u8>, node: &Node) {
     if let Some(place) = &node.place {
         out.put_u64(place.boot.get());
         out.put_address(place.shared);
+        if let Some(control) = place.control {
+            out.put_address(control);
+        }
     }
     for (journal, index) in node.journals.iter().zip(0..) {
         out.put_u128(journal.disk.get());
@@ -308,7 +335,7 @@ fn put_node(out: &mut Vec<u8>, node: &Node) {
     }
 }
 
-fn take_node(reader: &mut Reader<'_>, id: NodeId) -> Result<Node, DecodeError> {
+fn take_node(reader: &mut Reader<'_>, id: NodeId, has_control: bool) -> Result<Node, DecodeError> {
     let is_booted = match reader.u8()? {
         0 => false,
         1 => true,
@@ -318,7 +345,11 @@ fn take_node(reader: &mut Reader<'_>, id: NodeId) -> Result<Node, DecodeError> {
     reader.reserved(4)?;
     let boot_number = reader.u64()?;
     let reached = if is_booted {
-        Some((BootId::new(reader.u64()?), reader.address()?))
+        let (boot, shared) = (BootId::new(reader.u64()?), reader.address()?);
+        let control = has_control.then(|| reader.address()).transpose()?;
+        Some((boot, shared, control))
+    } else if has_control {
+        return Err(DecodeError::BadField("booted"));
     } else {
         None
     };
@@ -336,11 +367,12 @@ fn take_node(reader: &mut Reader<'_>, id: NodeId) -> Result<Node, DecodeError> {
     Ok(Node {
         journals: journals.into(),
         boot_number,
-        place: reached.map(|(boot, shared)| {
+        place: reached.map(|(boot, shared, control)| {
             Arc::new(NodePlace {
                 id,
                 boot,
                 shared,
+                control,
                 shards: addresses.into(),
             })
         }),

@@ -1,38 +1,46 @@
-//! The control machine of one node: keeps the catalogue in a journal of its own, concludes what clients ask for, and
-//! publishes snapshots. A change is applied to the working state when its entry is written into the journal's buffer; it is
-//! published when the entry is durable, and answered when every shard has applied the snapshot that holds it. Only one
-//! snapshot is under way at a time: what becomes durable meanwhile is in the next. A tombstone is cleared when every shard
-//! has said, in this run, that it holds nothing of what was deleted up to a version that is as young.
+//! The control machine of one node: keeps its part of the zone's consensus in a journal of its own, applies what is committed to
+//! the catalogue, and publishes snapshots of it. Whoever leads concludes what clients ask for, anywhere in the zone: a change is
+//! applied to the leader's working state when it is proposed, to every node's catalogue when it is committed, and answered when
+//! every shard of the node that was asked has applied a snapshot that holds it. A node by itself leads itself.
 //!
-//! Invariants: the working state is exactly what has been appended, so that a checkpoint of it is covered by the journal's
-//! end. Nothing is published before this run's boot is durable: an epoch is never resumed. Answers leave in the order of
-//! their versions. Changes that wait, at whatever stage, are at most [`CHANGES_WAITING_MAX`]; beyond it they are refused
-//! as busy.
+//! Invariants: the catalogue is what the committed log makes, and no checkpoint holds more of it. Nothing is published before
+//! this run's boot is committed: an epoch is never resumed. Nothing that was promised to another node leaves before it is
+//! durable. A tombstone is cleared when every node has said, in its present run, that no shard of it holds anything of what was
+//! deleted up to a version that is as young.
 
-use crate::catalogue::{Catalogue, Proposal, check_form};
-use crate::checkpoint::{Checkpoint, LogEnd};
+use crate::boot::ControlConfig;
+use crate::catalogue::Catalogue;
+use crate::catalogue::check_form;
+use crate::checkpoint::{Captured, Checkpoint, Parts, apply};
+use crate::desk::{Asker, Desk};
 use crate::event::{CHANGE_EVENT_BYTES_MAX, EVENT_BYTES_MAX, Fact};
-use std::collections::VecDeque;
+use crate::leading::{Batch, Concluded, Leading};
+use crate::letter::{Hello, Letter};
+use crate::links::Links;
+use crate::log::{Ends, Log};
+use crate::mail::Sending;
+use crate::raft::{self, Members, Position, Raft, Restored, Role};
+use crate::shards::Shards;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tiderace_base::catalogue::{Change, Durability, Outcome, Refusal};
-use tiderace_base::ids::{NodeId, PartitionKey, ShardId, SlotId, StreamId};
+use tiderace_base::catalogue::{Change, Durability, Refusal};
+use tiderace_base::ids::{BootId, DiskId, NodeId, PartitionKey, SlotId};
 use tiderace_base::limits;
-use tiderace_base::mesh::{Message, Origin, Peer};
-use tiderace_base::operation::{Effect, Effects, Event, Machine};
-use tiderace_base::position::{CatalogueVersion, Epoch, Lsn, Offset};
+use tiderace_base::mesh::{Message, Peer};
+use tiderace_base::operation::{Door, Effect, Effects, Event, Fatal, Machine};
+use tiderace_base::position::{CatalogueVersion, Lsn, Offset, RaftIndex, Term};
 use tiderace_base::time::{Mono, Now};
-use tiderace_storage::{Alarm, Class, EntryMeta, Journal, Output, Refused, Starts};
-use tiderace_wire::batch::{BatchHeader, Placement};
-use tiderace_wire::entry::{EntryKind, NO_PARTITION, encode_entry};
+use tiderace_storage::{Alarm, Journal, Output, Refused, Starts};
 
 /// The slot of the control log's entries, in its own journal.
 pub(crate) const SLOT: SlotId = SlotId::new(0);
-/// Changes that may wait for their answer: a few commits' worth.
-const CHANGES_WAITING_MAX: usize = 4 * limits::CATALOGUE_BATCH_MAX;
 /// The body of an entry with clients' changes.
 const ENTRY_BODY_BYTES_MAX: usize = 64 * limits::KIB;
 /// What the largest entry leaves free in a chunk.
 const CHUNK_SPARE_BYTES: usize = 2 * limits::BLOCK_BYTES;
+/// Committed entries that are kept in memory, for those who lack them.
+const ENTRIES_KEPT: u64 = 1024;
 
 const _: () = {
     assert!(
@@ -53,26 +61,42 @@ const _: () = {
 /// without any event, and delivers the timer that it asks for.
 #[derive(Debug)]
 pub struct Control {
-    journal: Journal,
-    node: NodeId,
+    pub(crate) node: NodeId,
+    pub(crate) boot_id: BootId,
     durability: Durability,
-    entry_body_bytes_max: usize,
-    phase: Phase,
-    /// This run's boot, until it is appended.
-    boot: Vec<Fact>,
-    working: Catalogue,
-    log: LogEnd,
-    waiting: VecDeque<(Origin, Change)>,
-    appended: VecDeque<Appended>,
-    durable: CatalogueVersion,
-    /// The newest durable state, until it is posted.
-    unposted: Option<Catalogue>,
-    posted: CatalogueVersion,
-    shards: Vec<ShardLink>,
-    /// The working state's tombstones, oldest first, with a version that has each.
-    tombstones: VecDeque<(CatalogueVersion, StreamId)>,
-    answers: VecDeque<Answer>,
-    checkpoint: Checkpoint,
+    pub(crate) disks: Arc<[DiskId]>,
+    pub(crate) entry_body_bytes_max: usize,
+    pub(crate) phase: Phase,
+    /// What this run's boot says.
+    pub(crate) boot: Vec<Fact>,
+    /// And it is committed.
+    pub(crate) is_booted: bool,
+    pub(crate) log: Log,
+    pub(crate) raft: Raft,
+    /// What the committed log makes, and how far that is.
+    pub(crate) applied: Catalogue,
+    pub(crate) applied_at: RaftIndex,
+    pub(crate) leading: Option<Leading>,
+    pub(crate) desk: Desk,
+    pub(crate) shards: Shards,
+    pub(crate) links: Links,
+    serves_nodes: bool,
+    /// Nodes that this one asks to be let in.
+    pub(crate) asked: BTreeSet<NodeId>,
+    pub(crate) ask_at: Mono,
+    /// What other nodes' shards have dropped, each in a run of its node.
+    pub(crate) dropped: BTreeMap<NodeId, (BootId, CatalogueVersion)>,
+    /// What the leader was told that this node's have.
+    pub(crate) dropped_told: Option<(NodeId, CatalogueVersion)>,
+    /// States on their way to nodes that lack what the log no longer has.
+    pub(crate) sending: BTreeMap<NodeId, Sending>,
+    /// A state that comes in.
+    pub(crate) coming: Parts,
+    /// One that is on its way to the disk.
+    pub(crate) installing: Option<(Position, Members, Catalogue)>,
+    /// A checkpoint that waits until no state is on its way to the disk: one in the middle of its parts would lose those before.
+    checkpoint_wanted: Option<bool>,
+    pub(crate) checkpoint: Checkpoint,
     is_read_only: bool,
     alarm: Alarm,
     wake: Option<Mono>,
@@ -83,76 +107,49 @@ pub struct Control {
 pub(crate) struct Opened {
     pub(crate) journal: Journal,
     pub(crate) catalogue: Catalogue,
-    pub(crate) log: LogEnd,
+    pub(crate) restored: Restored,
     pub(crate) node: NodeId,
     pub(crate) facts: Vec<Fact>,
-    pub(crate) shard_count: usize,
-    pub(crate) durability: Durability,
+    pub(crate) hello: Option<Hello>,
+    pub(crate) config: ControlConfig,
     pub(crate) chunk_bytes_max: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+pub(crate) enum Phase {
     Open,
     /// Asked to stop: takes no change, finishes those it took.
     Stopping,
     Stopped,
-    /// The journal failed.
+    /// The journal failed, or the zone refuses this node.
     Failed,
-}
-
-/// An entry that is not durable yet, and the state with it.
-#[derive(Debug)]
-struct Appended {
-    end: Lsn,
-    state: Catalogue,
-}
-
-/// An outcome that is true from this version on.
-#[derive(Debug)]
-struct Answer {
-    version: CatalogueVersion,
-    origin: Origin,
-    outcome: Result<Outcome, Refusal>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct ShardLink {
-    applied: CatalogueVersion,
-    /// It holds nothing of what was deleted up to here.
-    dropped: CatalogueVersion,
-    is_full: bool,
 }
 
 /// Counters and gauges of the control machine.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    /// The newest durable version.
+    /// The newest committed version.
     pub version: CatalogueVersion,
     /// The version that shards were last told.
     pub published: CatalogueVersion,
-    /// Streams, with those that are not durable yet.
+    /// Streams, with those that are not committed yet.
     pub streams: usize,
     /// Deleted streams whose data may still be on disk.
     pub tombstones: usize,
-    /// Changes that are not appended yet.
+    /// Changes that are not concluded yet.
     pub waiting: usize,
     /// Changes that are concluded and not answered yet.
     pub unanswered: usize,
     /// Whether changes are refused because the disk is full.
     pub is_read_only: bool,
+    /// Consensus' term.
+    pub term: Term,
+    /// Who leads the zone's catalogue, as far as this node knows.
+    pub leader: Option<NodeId>,
+    /// Who votes, and who learns.
+    pub members: Members,
     /// The control journal's own.
     pub journal: tiderace_storage::Stats,
-}
-
-/// A run of changes, concluded on a copy of the working state.
-struct Batch {
-    class: Class,
-    taken: usize,
-    state: Catalogue,
-    facts: Vec<Fact>,
-    body: Vec<u8>,
-    answers: Vec<Answer>,
 }
 
 /// The control log is no partition's data.
@@ -165,42 +162,62 @@ impl Starts for NoPartitions {
 }
 
 impl Control {
-    pub(crate) fn new(opened: Opened) -> Self {
+    pub(crate) fn new(opened: Opened, now: Now) -> Self {
+        let config = opened.config;
         // In the smallest simulated journals a chunk is smaller than what an entry may be.
         let room = opened
             .chunk_bytes_max
             .saturating_sub(CHUNK_SPARE_BYTES + limits::BATCH_HEADER_BYTES);
-        let link = ShardLink {
-            applied: CatalogueVersion::ZERO,
-            dropped: CatalogueVersion::ZERO,
-            is_full: false,
-        };
-        let found = opened.catalogue.version();
-        let tombstones = opened.catalogue.tombstones();
-        let tombstones = tombstones.map(|stream| (found, stream)).collect();
-        Self {
-            journal: opened.journal,
+        let links_config = config.links.as_ref();
+        let mut links = Links::new(opened.hello, config.seed.rotate_left(17));
+        let mut asked = BTreeSet::new();
+        for (node, address) in links_config.iter().flat_map(|links| &links.peers) {
+            links.learn(*node, *address);
+            asked.insert(*node);
+        }
+        let raft_config = raft::Config {
             node: opened.node,
-            durability: opened.durability,
+            boot: config.boot,
+            timing: links_config.map_or_else(Default::default, |links| links.timing),
+            seed: config.seed.rotate_left(31),
+        };
+        let term = opened.restored.term;
+        let applied_at = opened.restored.base.index;
+        let raft = Raft::new(raft_config, opened.restored, now.mono);
+        let mut this = Self {
+            node: opened.node,
+            boot_id: config.boot,
+            durability: config.durability,
+            disks: config.shards.iter().map(|shard| shard.disk).collect(),
             entry_body_bytes_max: room.clamp(CHANGE_EVENT_BYTES_MAX, ENTRY_BODY_BYTES_MAX),
             phase: Phase::Open,
             boot: opened.facts,
-            durable: found,
-            tombstones,
-            working: opened.catalogue,
-            log: opened.log,
-            waiting: VecDeque::new(),
-            appended: VecDeque::new(),
-            unposted: None,
-            posted: CatalogueVersion::ZERO,
-            shards: vec![link; opened.shard_count],
-            answers: VecDeque::new(),
+            is_booted: false,
+            log: Log::new(opened.journal, term),
+            raft,
+            applied: opened.catalogue,
+            applied_at,
+            leading: None,
+            desk: Desk::default(),
+            shards: Shards::new(config.shards.len()),
+            links,
+            serves_nodes: false,
+            asked,
+            ask_at: Mono::default(),
+            dropped: BTreeMap::new(),
+            dropped_told: None,
+            sending: BTreeMap::new(),
+            coming: Parts::default(),
+            installing: None,
+            checkpoint_wanted: None,
             checkpoint: Checkpoint::default(),
             is_read_only: false,
             alarm: Alarm::default(),
             wake: None,
             outputs: Vec::new(),
-        }
+        };
+        this.learn_addresses();
+        this
     }
 
     /// This node, as the zone knows it.
@@ -209,10 +226,31 @@ impl Control {
         self.node
     }
 
-    /// The catalogue with everything appended, durable or not. For inspection: shards read published snapshots.
+    /// The catalogue with everything that this node knows of: as a leader with what it proposed, committed or not. For
+    /// inspection: shards read published snapshots.
     #[must_use]
-    pub const fn working(&self) -> &Catalogue {
-        &self.working
+    pub fn working(&self) -> &Catalogue {
+        self.leading
+            .as_ref()
+            .map_or(&self.applied, Leading::working)
+    }
+
+    /// The catalogue that the committed log makes. For inspection.
+    #[must_use]
+    pub const fn committed(&self) -> &Catalogue {
+        &self.applied
+    }
+
+    /// Who takes part in consensus, as far as this node knows.
+    #[must_use]
+    pub const fn members(&self) -> &Members {
+        self.raft.members()
+    }
+
+    /// The term that this node leads, if it does.
+    #[must_use]
+    pub fn leads_term(&self) -> Option<Term> {
+        (self.raft.role() == Role::Leader).then(|| self.raft.term())
     }
 
     /// Rings when damage is found in the control journal.
@@ -225,269 +263,262 @@ impl Control {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            version: self.durable,
-            published: self.posted,
-            streams: self.working.stream_count(),
-            tombstones: self.working.tombstone_count(),
-            waiting: self.waiting.len(),
-            unanswered: self.answers.len(),
+            version: self.applied.version(),
+            published: self.shards.posted(),
+            streams: self.working().stream_count(),
+            tombstones: self.working().tombstone_count(),
+            waiting: self.desk.waiting.len(),
+            unanswered: self.desk.unanswered(),
             is_read_only: self.is_read_only,
-            journal: self.journal.stats(),
+            term: self.raft.term(),
+            leader: self.raft.leader(),
+            members: self.raft.members().clone(),
+            journal: self.log.journal.stats(),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(crate) const fn leads(&self) -> bool {
+        self.leading.is_some()
+    }
+
+    pub(crate) fn fail(&mut self, fatal: Fatal, effects: &mut Effects) {
+        if self.phase != Phase::Failed {
+            self.phase = Phase::Failed;
+            effects.push(Effect::Fatal(fatal));
+        }
+    }
+
+    /// Where the nodes of the catalogue are reached.
+    pub(crate) fn learn_addresses(&mut self) {
+        let nodes: Vec<NodeId> = self.applied.nodes().collect();
+        for node in nodes {
+            let place = self.applied.node(node).and_then(|it| it.place.as_ref());
+            if let Some(control) = place.and_then(|place| place.control) {
+                self.links.learn(node, control);
+            }
         }
     }
 
     // --- Taking changes ---------------------------------------------------------------------------------------------
 
-    fn ask(&mut self, origin: Origin, change: Change, effects: &mut Effects) {
-        let room = self.phase == Phase::Open
-            && self.waiting.len() + self.answers.len() < CHANGES_WAITING_MAX;
+    pub(crate) fn ask(&mut self, asker: Asker, change: Change, effects: &mut Effects) {
+        let room = self.is_open() && self.desk.has_room();
         // Form is checked here, before the change takes a place: it depends on no state that might be lost.
-        match check_form(&change) {
-            Ok(()) if room => self.waiting.push_back((origin, change)),
-            Ok(()) => answer(origin, Err(Refusal::Busy), effects),
-            Err(refusal) => answer(origin, Err(refusal), effects),
-        }
-    }
-
-    /// Appends the boot, then the waiting changes, for as long as the journal takes them.
-    fn append(&mut self, now: Now) {
-        if !self.boot.is_empty() && !self.append_boot(now) {
-            return;
-        }
-        while !self.waiting.is_empty() {
-            let batch = self.conclude(now);
-            let taken = batch.taken;
-            let appended = if batch.facts.is_empty() {
-                Ok(())
-            } else {
-                let epoch = self.log.epoch;
-                self.write(
-                    batch.class,
-                    epoch,
-                    batch.state,
-                    &batch.facts,
-                    &batch.body,
-                    now,
-                )
-            };
-            match appended {
-                Ok(()) => {
-                    self.waiting.drain(..taken);
-                    self.answers.extend(batch.answers);
-                }
-                Err(Refused::ReadOnly) => self.refuse_full(taken, now),
-                // Room, or the reason why there will be none, follows.
-                Err(Refused::Busy | Refused::Poisoned) => return,
+        let refusal = match check_form(&change) {
+            Ok(()) if room => {
+                self.desk.waiting.push_back((asker, change));
+                return;
             }
-        }
-        if self.phase == Phase::Open {
-            self.clear_tombstones(now);
-        }
-    }
-
-    /// Clears tombstones of which no shard holds anything, one entry's worth: the write of it brings the next turn. What
-    /// there is no room for waits, and costs nothing but its place.
-    fn clear_tombstones(&mut self, now: Now) {
-        let dropped = self.shards.iter().map(|shard| shard.dropped).min();
-        let dropped = dropped.unwrap_or(CatalogueVersion::ZERO);
-        let oldest = self.tombstones.front();
-        if self.is_read_only || oldest.is_none_or(|(version, _)| *version > dropped) {
-            return;
-        }
-        let mut state = self.working.clone();
-        let mut facts = Vec::new();
-        let mut body = Vec::new();
-        for (version, stream) in &self.tombstones {
-            let is_full = facts.len() == limits::CATALOGUE_BATCH_MAX
-                || body.len() + CHANGE_EVENT_BYTES_MAX > self.entry_body_bytes_max;
-            if is_full || *version > dropped {
-                break;
-            }
-            let fact = state
-                .propose_cleared(*stream)
-                .expect("what is queued here is a tombstone");
-            conclude_fact(&mut state, fact.clone(), &mut body);
-            facts.push(fact);
-        }
-        let epoch = self.log.epoch;
-        let written = self.write(Class::Data, epoch, state, &facts, &body, now);
-        if written.is_ok() {
-            self.tombstones.drain(..facts.len());
-        }
-    }
-
-    /// False: it has to wait.
-    fn append_boot(&mut self, now: Now) -> bool {
-        let mut state = self.working.clone();
-        let mut body = Vec::new();
-        for fact in &self.boot {
-            conclude_fact(&mut state, fact.clone(), &mut body);
-        }
-        // A lone node elects itself at each start. Each boot moves each epoch by one at least, and those fit 32 bits.
-        let epoch = self.log.epoch.advance(1);
-        let facts = core::mem::take(&mut self.boot);
-        match self.write(Class::Control, epoch, state, &facts, &body, now) {
-            Ok(()) => true,
-            Err(Refused::ReadOnly | Refused::Busy | Refused::Poisoned) => {
-                self.boot = facts;
-                false
-            }
-        }
-    }
-
-    /// Concludes a run of waiting changes that go into one entry. Deletions may use the space reserved for control
-    /// entries, since they free some; creations may not. So a run holds one kind.
-    fn conclude(&self, now: Now) -> Batch {
-        let (_, first) = &self.waiting[0];
-        let mut batch = Batch {
-            class: class_of(first),
-            taken: 0,
-            state: self.working.clone(),
-            facts: Vec::new(),
-            body: Vec::new(),
-            answers: Vec::new(),
+            Ok(()) => Refusal::Busy,
+            Err(refusal) => refusal,
         };
-        for (origin, change) in &self.waiting {
-            let is_full = batch.facts.len() == limits::CATALOGUE_BATCH_MAX
-                || batch.body.len() + CHANGE_EVENT_BYTES_MAX > self.entry_body_bytes_max;
-            if is_full || class_of(change) != batch.class {
-                break;
+        let version = CatalogueVersion::ZERO;
+        Desk::tell(asker, version, Err(refusal), &mut self.links, effects);
+    }
+
+    /// Proposes what can be: this run's boot, the waiting changes, tombstones to clear, new voters. True: something was.
+    fn propose(&mut self, now: Now, effects: &mut Effects) -> bool {
+        let before = self.raft.last();
+        if let Some(batch) = self.boot_batch() {
+            if self.offer(batch, now).is_err() {
+                return self.raft.last() != before;
             }
-            let outcome = match batch.state.propose(change, self.durability, now.wall) {
-                Ok(Proposal::Conclude(fact, outcome)) => {
-                    conclude_fact(&mut batch.state, fact.clone(), &mut batch.body);
-                    batch.facts.push(fact);
-                    Ok(outcome)
-                }
-                Ok(Proposal::Already(outcome)) => Ok(outcome),
-                Err(refusal) => Err(refusal),
-            };
-            // Also a refusal is true only of a state that lasts: it waits for its version like every other answer.
-            batch.answers.push(Answer {
-                version: batch.state.version(),
-                origin: *origin,
-                outcome,
-            });
-            batch.taken += 1;
+            if let Some(leading) = &mut self.leading {
+                leading.has_booted = true;
+            }
         }
-        assert!(batch.taken > 0, "the first change always fits");
-        batch
+        self.conclude_waiting(now, effects);
+        if self.is_open() {
+            self.clear_tombstones(now);
+            self.promote(now);
+        }
+        self.raft.last() != before
+    }
+
+    fn conclude_waiting(&mut self, now: Now, effects: &mut Effects) {
+        let is_led = self.leads() && self.raft.has_lease(now.mono);
+        while is_led && !self.desk.waiting.is_empty() {
+            let Some(leading) = &self.leading else { return };
+            let last = self.raft.last().index;
+            let Concluded {
+                batch,
+                taken,
+                mut answers,
+            } = leading.conclude(
+                &self.desk.waiting,
+                self.durability,
+                self.entry_body_bytes_max,
+                now.wall,
+                last,
+            );
+            if !batch.facts.is_empty() {
+                match self.offer(batch, now) {
+                    Ok(index) => {
+                        for answer in &mut answers {
+                            answer.index = index;
+                        }
+                    }
+                    Err(Refused::ReadOnly) => {
+                        self.refuse_full(taken, now);
+                        continue;
+                    }
+                    // Room, or the reason why there will be none, follows.
+                    Err(Refused::Busy | Refused::Poisoned) => break,
+                }
+            }
+            self.desk.waiting.drain(..taken);
+            for answer in answers {
+                self.desk.concluded(answer);
+            }
+        }
+        if !self.leads() {
+            let leader = self.raft.leader().filter(|it| self.links.is_up(*it));
+            self.desk
+                .forward(leader, now.mono, &mut self.links, effects);
+        }
+        if self.phase == Phase::Stopping && !is_led {
+            self.desk.refuse_waiting(&mut self.links, effects);
+        }
+        self.desk
+            .refuse_when_leaderless(is_led, now.mono, &mut self.links, effects);
     }
 
     /// Refuses the first waiting changes for want of space, but for those that need none.
     fn refuse_full(&mut self, count: usize, now: Now) {
-        for (origin, change) in self.waiting.drain(..count) {
-            let outcome = match self.working.propose(&change, self.durability, now.wall) {
-                Ok(Proposal::Conclude(..)) => Err(Refusal::DiskFull),
-                Ok(Proposal::Already(outcome)) => Ok(outcome),
-                Err(refusal) => Err(refusal),
-            };
-            self.answers.push_back(Answer {
-                version: self.working.version(),
-                origin,
-                outcome,
-            });
+        let Some(leading) = &self.leading else { return };
+        let last = self.raft.last().index;
+        for (asker, change) in self.desk.waiting.drain(..count).collect::<Vec<_>>() {
+            let answer = leading.refuse_full(asker, &change, self.durability, now.wall, last);
+            self.desk.concluded(answer);
         }
     }
 
-    /// Appends one entry. Refused: nothing has changed.
-    fn write(
-        &mut self,
-        class: Class,
-        epoch: Epoch,
-        state: Catalogue,
-        facts: &[Fact],
-        body: &[u8],
-        now: Now,
-    ) -> Result<(), Refused> {
-        let sequence = self.log.sequence.advance(1);
-        let append_time_us = now.wall.as_us();
-        let header = entry_header(LogEnd { sequence, epoch }, body, append_time_us);
-        let mut draft = self
-            .journal
-            .draft(class, limits::BATCH_HEADER_BYTES + body.len())?;
-        draft.copy(header.bytes());
-        draft.copy(body);
-        let placed = draft.commit(EntryMeta {
-            key: None,
-            slot: SLOT,
-            epoch,
-            slot_seq: sequence,
-            base_offset: Offset::ZERO,
-            next_offset: Offset::ZERO,
-            append_time_us,
-        });
-        self.log = LogEnd { sequence, epoch };
-        self.working = state.clone();
-        for fact in facts {
-            self.checkpoint.note(&self.working, fact);
-            if let Fact::StreamDeleted { stream } = fact {
-                self.tombstones.push_back((self.working.version(), *stream));
+    /// Clears tombstones of which nobody holds anything, one entry's worth: the write of it brings the next turn. What there
+    /// is no room for waits, and costs nothing but its place.
+    fn clear_tombstones(&mut self, now: Now) {
+        let Some(leading) = self.leading.as_ref().filter(|_| !self.is_read_only) else {
+            return;
+        };
+        let mut dropped = self.shards.dropped();
+        let working = leading.working();
+        for node in working.nodes().filter(|node| *node != self.node) {
+            let place = working.node(node).and_then(|record| record.place.as_ref());
+            // Who never started holds nothing.
+            let Some(place) = place else { continue };
+            let said = self.dropped.get(&node);
+            let said = said.filter(|(boot, _)| *boot == place.boot);
+            dropped = dropped.min(said.map_or(CatalogueVersion::ZERO, |(_, version)| *version));
+        }
+        if let Some(batch) = leading.clear(dropped, self.entry_body_bytes_max) {
+            // What there is no room for is offered again.
+            let _ = self.offer(batch, now);
+        }
+    }
+
+    /// Proposes a batch that was concluded on the working state.
+    ///
+    /// # Errors
+    /// Nothing has changed, and the batch can be concluded anew later.
+    pub(crate) fn offer(&mut self, batch: Batch, now: Now) -> Result<RaftIndex, Refused> {
+        self.log.would_take(batch.class, batch.body.len())?;
+        let body = Bytes::copy_from_slice(&batch.body);
+        let position = self
+            .raft
+            .propose(body, now.mono)
+            .map_err(|_| Refused::Busy)?;
+        if let Some(leading) = &mut self.leading {
+            leading.proposed(batch, position);
+        }
+        Ok(position.index)
+    }
+
+    // --- Consensus --------------------------------------------------------------------------------------------------
+
+    /// Does what consensus wants.
+    pub(crate) fn drain_raft(&mut self, effects: &mut Effects) {
+        for output in self.raft.take_outputs() {
+            match output {
+                raft::Output::Persist(record) => self.log.record(record),
+                raft::Output::Send { to, message } => {
+                    // Nothing that is short waits behind entries: a heartbeat least of all.
+                    let is_urgent = !matches!(message, raft::Message::Append { .. });
+                    self.links.say(to, &Letter::Raft(message), is_urgent);
+                }
+                raft::Output::Committed(end) => self.apply(end, effects),
+                raft::Output::SnapshotWanted { to } => self.send_state(to),
+                raft::Output::Became(role) => self.became(role, effects),
+                raft::Output::Read { .. } => {}
             }
         }
-        self.appended.push_back(Appended {
-            end: placed.end,
-            state,
-        });
-        Ok(())
     }
 
-    // --- Publishing -------------------------------------------------------------------------------------------------
-
-    fn take_durable(&mut self, durable: Lsn) {
-        while self
-            .appended
-            .front()
-            .is_some_and(|entry| entry.end <= durable)
-        {
-            let entry = self.appended.pop_front().expect("there is a front");
-            assert!(
-                entry.state.version() > self.durable,
-                "entries become durable in order"
-            );
-            self.durable = entry.state.version();
-            self.unposted = Some(entry.state);
-        }
-    }
-
-    /// Posts the newest durable state, once the one before has been applied everywhere. A full mesh makes it wait; what
-    /// becomes durable meanwhile goes with it.
-    fn publish(&mut self, effects: &mut Effects) {
-        let ready = self
-            .shards
-            .iter()
-            .all(|shard| shard.applied == self.posted && !shard.is_full);
-        if !ready {
+    fn became(&mut self, role: Role, effects: &mut Effects) {
+        if role != Role::Leader {
+            if self.leading.take().is_some() {
+                self.desk
+                    .stopped_leading(self.applied_at, &mut self.links, effects);
+                self.sending.clear();
+            }
             return;
         }
-        let Some(state) = self.unposted.take() else {
-            return;
-        };
-        self.posted = state.version();
-        let snapshot = Arc::new(state.snapshot(self.node));
-        for (_, shard) in self.shards.iter().zip(0..) {
-            effects.push(Effect::Post {
-                to: Peer::Shard(ShardId::new(shard)),
-                message: Message::Snapshot(Arc::clone(&snapshot)),
-            });
+        self.desk.lose_forwarded(effects);
+        self.dropped_told = None;
+        let first = self.applied_at.get() + 1;
+        let entries = (first..=self.raft.last().index.get())
+            .filter_map(|index| self.raft.entry(RaftIndex::new(index)));
+        match Leading::new(&self.applied, entries) {
+            Ok(leading) => self.leading = Some(leading),
+            Err(fault) => self.fail(Fatal::Corruption(fault.to_string()), effects),
         }
     }
 
-    /// Answers what every shard has applied. When the node stops, shards may be gone: then durable is enough.
-    fn release(&mut self, effects: &mut Effects) {
-        let applied = self.shards.iter().map(|shard| shard.applied).min();
-        let reached = match self.phase {
-            Phase::Open => applied.unwrap_or(CatalogueVersion::ZERO),
-            Phase::Stopping => self.durable,
-            Phase::Stopped | Phase::Failed => return,
-        };
-        while self
-            .answers
-            .front()
-            .is_some_and(|answer| answer.version <= reached)
-        {
-            let ready = self.answers.pop_front().expect("there is a front");
-            answer(ready.origin, ready.outcome, effects);
+    /// Applies what is committed.
+    fn apply(&mut self, end: RaftIndex, effects: &mut Effects) {
+        while self.applied_at < end {
+            let index = self.applied_at.advance(1);
+            let proposed = self.leading.as_mut().and_then(|it| it.committed(index));
+            let mut booted = Vec::new();
+            if let Some((state, facts)) = proposed {
+                self.applied = state;
+                for fact in &facts {
+                    self.checkpoint.note(&self.applied, fact);
+                    booted.extend(address_in(fact));
+                }
+            } else {
+                let entry = self
+                    .raft
+                    .entry(index)
+                    .expect("it is behind what is applied");
+                let checkpoint = &mut self.checkpoint;
+                let applied = apply(&mut self.applied, entry, |state, fact| {
+                    checkpoint.note(state, fact);
+                    booted.extend(address_in(fact));
+                });
+                if let Err(fault) = applied {
+                    self.fail(Fatal::Corruption(fault.to_string()), effects);
+                    return;
+                }
+            }
+            for (node, address) in booted {
+                self.links.learn(node, address);
+            }
+            self.applied_at = index;
+        }
+        self.notice_boot();
+        if let Some(to) = end.get().checked_sub(ENTRIES_KEPT) {
+            self.raft.compact(RaftIndex::new(to));
+        }
+    }
+
+    pub(crate) fn notice_boot(&mut self) {
+        if !self.is_booted {
+            let record = self.applied.node(self.node);
+            let place = record.and_then(|record| record.place.as_ref());
+            self.is_booted = place.is_some_and(|place| place.boot == self.boot_id);
         }
     }
 
@@ -496,17 +527,13 @@ impl Control {
     fn take_message(&mut self, from: Peer, message: Message, effects: &mut Effects) {
         match (from, message) {
             (Peer::Shard(_), Message::Change { origin, change }) => {
-                self.ask(origin, change, effects);
+                self.ask(Asker::Here(origin), change, effects);
             }
             (Peer::Shard(shard), Message::Applied(version)) => {
-                assert!(version <= self.posted, "a shard applies what was posted");
-                let link = &mut self.shards[usize::from(shard.get())];
-                link.applied = link.applied.max(version);
+                self.shards.has_applied(shard, version);
             }
             (Peer::Shard(shard), Message::Dropped(version)) => {
-                assert!(version <= self.posted, "a shard works off what was posted");
-                let link = &mut self.shards[usize::from(shard.get())];
-                link.dropped = link.dropped.max(version);
+                self.shards.has_dropped(shard, version);
             }
             (Peer::Control, Message::Change { .. } | Message::Applied(_) | Message::Dropped(_))
             | (
@@ -522,20 +549,54 @@ impl Control {
 
     fn set_full(&mut self, peer: Peer, is_full: bool) {
         if let Peer::Shard(shard) = peer {
-            self.shards[usize::from(shard.get())].is_full = is_full;
+            self.shards.set_full(shard, is_full);
         }
     }
 
-    fn take_outputs(&mut self, effects: &mut Effects) {
+    fn take_durable(&mut self, durable: Lsn, now: Now) {
+        for ends in self.log.take_durable(durable) {
+            match ends {
+                Ends::Record(seq) => self.raft.persisted(seq, now.mono),
+                Ends::State(base) => self.install(base, now),
+            }
+        }
+    }
+
+    /// What consensus has now, for a checkpoint of the catalogue.
+    fn captured(&self) -> Captured {
+        let (base, members) = self
+            .raft
+            .members_at(self.applied_at)
+            .expect("what is applied is not forgotten");
+        let first = self.applied_at.get() + 1;
+        let tail = (first..=self.raft.last().index.get())
+            .filter_map(|index| self.raft.entry(RaftIndex::new(index)).cloned())
+            .collect();
+        Captured {
+            base,
+            term: self.raft.term(),
+            vote: self.raft.voted_for(),
+            members: Some(members),
+            tail,
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        if self.phase != Phase::Open || self.installing.is_some() {
+            return;
+        }
+        if let Some(is_base) = self.checkpoint_wanted.take() {
+            let captured = self.captured();
+            self.checkpoint.begin(&self.applied, &captured, is_base);
+        }
+    }
+
+    fn take_outputs(&mut self, now: Now, effects: &mut Effects) {
         let mut outputs = core::mem::take(&mut self.outputs);
         for output in outputs.drain(..) {
             match output {
-                Output::Durable(lsn) => self.take_durable(lsn),
-                Output::CheckpointWanted { base } => {
-                    if self.phase == Phase::Open {
-                        self.checkpoint.begin(&self.working, self.log, base);
-                    }
-                }
+                Output::Durable(lsn) => self.take_durable(lsn, now),
+                Output::CheckpointWanted { base } => self.checkpoint_wanted = Some(base),
                 Output::CheckpointDone => self.checkpoint.done(),
                 Output::ReadOnly(is_read_only) => self.is_read_only = is_read_only,
                 Output::Damaged(damage) => self.alarm.ring(&damage),
@@ -543,10 +604,7 @@ impl Control {
                 Output::Room => {}
                 // Every completion is followed by a call.
                 Output::ReclaimMore => {}
-                Output::Fatal(fatal) => {
-                    self.phase = Phase::Failed;
-                    effects.push(Effect::Fatal(fatal));
-                }
+                Output::Fatal(fatal) => self.fail(fatal, effects),
                 Output::Read { .. } | Output::Time { .. } => {
                     unreachable!("control reads its journal at the start only")
                 }
@@ -555,27 +613,72 @@ impl Control {
         self.outputs = outputs;
     }
 
-    fn stop(&mut self, effects: &mut Effects) {
+    fn stop(&mut self, now: Now, effects: &mut Effects) {
         if self.phase != Phase::Open {
             return;
         }
         self.phase = Phase::Stopping;
         self.checkpoint.give_up();
-        if !self.boot.is_empty() {
+        self.checkpoint_wanted = None;
+        if !self.is_booted {
             // Nothing was published in this run: there is nothing that a change could follow.
-            self.boot.clear();
-            for (origin, _) in self.waiting.drain(..) {
-                answer(origin, Err(Refusal::Busy), effects);
+            let busy = Err(Refusal::Busy);
+            for (asker, _) in core::mem::take(&mut self.desk.waiting) {
+                let version = CatalogueVersion::ZERO;
+                Desk::tell(asker, version, busy.clone(), &mut self.links, effects);
             }
+        }
+        self.desk.lose_forwarded(effects);
+        self.hand_over(now);
+    }
+
+    /// Leaves no gap behind: whoever is as far leads at once.
+    fn hand_over(&mut self, now: Now) {
+        if !self.leads() {
+            return;
+        }
+        let voters = self.raft.members().voters.iter();
+        let others = voters.filter(|node| **node != self.node && self.links.is_up(**node));
+        let furthest = others.max_by_key(|node| self.raft.matched(**node)).copied();
+        if let Some(furthest) = furthest {
+            self.raft.transfer(furthest, now.mono);
         }
     }
 
     fn is_finished(&self) -> bool {
         self.phase == Phase::Stopping
-            && self.waiting.is_empty()
-            && self.appended.is_empty()
-            && self.answers.is_empty()
-            && self.journal.drained()
+            && self.desk.is_empty()
+            && self.log.is_idle()
+            && !self.raft.is_handing_over()
+            && self.links.is_quiet()
+    }
+
+    /// What the clock alone brings.
+    fn next_wake(&self) -> Option<Mono> {
+        let raft = self.raft.next_wake();
+        let raft = raft.filter(|_| self.is_open() || self.raft.is_handing_over());
+        [
+            self.log.journal.next_wake(),
+            raft,
+            self.links.next_wake(),
+            self.desk.next_wake(),
+            self.asks_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// Where a node is reached, if this says so.
+const fn address_in(fact: &Fact) -> Option<(NodeId, std::net::SocketAddr)> {
+    match fact {
+        Fact::NodeBooted {
+            node,
+            control: Some(control),
+            ..
+        } => Some((*node, *control)),
+        _ => None,
     }
 }
 
@@ -590,26 +693,42 @@ impl Machine for Control {
             | Event::Synced { .. }
             | Event::Prepared { .. }
             | Event::Removed { .. } => {
-                self.journal.step(now, event, effects, &mut self.outputs);
-                self.take_outputs(effects);
+                self.log
+                    .journal
+                    .step(now, event, effects, &mut self.outputs);
+                self.take_outputs(now, effects);
                 // A call looks at a few segments, and each may need a read first: its completion comes here again.
-                self.journal.reclaim(&NoPartitions, effects);
+                self.log.journal.reclaim(&NoPartitions, effects);
             }
             Event::Posted { from, message } => self.take_message(from, message, effects),
             Event::MeshFull(peer) => self.set_full(peer, true),
             Event::MeshOpen(peer) => self.set_full(peer, false),
             Event::Timer => {
                 self.wake = None;
-                self.journal.tick(now, effects);
+                self.log.journal.tick(now, effects);
             }
-            Event::Stop => self.stop(effects),
-            Event::Accepted { .. }
-            | Event::Connected { .. }
-            | Event::Received { .. }
-            | Event::Hangup { .. }
-            | Event::Sent { .. }
-            | Event::Closed { .. }
-            | Event::Catalogue(_) => panic!("control has no connection and makes the catalogue"),
+            Event::Stop => self.stop(now, effects),
+            Event::Accepted {
+                conn,
+                from: Door::Peer(node),
+                ..
+            } => self.links.accepted(conn, node, now.mono, effects),
+            Event::Connected { op, result } => {
+                self.links.connected(op, result, now.mono, effects);
+            }
+            Event::Received { conn, data } => {
+                self.links.received(conn, &data, now.mono, effects);
+                self.hear(now, effects);
+            }
+            Event::Hangup { conn } => self.links.hung_up(conn, effects),
+            Event::Sent {
+                op, conn, alive, ..
+            } => self.links.sent(op, conn, alive, effects),
+            Event::Closed { conn } => self.links.closed(conn, now.mono),
+            Event::Accepted {
+                from: Door::Client, ..
+            }
+            | Event::Catalogue(_) => panic!("control has no clients and makes the catalogue"),
         }
     }
 
@@ -617,19 +736,52 @@ impl Machine for Control {
         if matches!(self.phase, Phase::Stopped | Phase::Failed) {
             return;
         }
-        self.append(now);
-        self.checkpoint.feed(&mut self.journal, effects);
-        self.journal.flush(now, effects);
-        if self.phase == Phase::Open {
-            self.publish(effects);
+        if !self.serves_nodes && self.links.own().is_some() && self.is_open() {
+            self.serves_nodes = true;
+            effects.push(Effect::ServeNodes(true));
         }
-        self.release(effects);
+        self.hear(now, effects);
+        let is_due = self.raft.next_wake().is_some_and(|at| at <= now.mono);
+        if is_due && (self.is_open() || self.raft.is_handing_over()) {
+            self.raft.tick(now.mono);
+        }
+        self.drain_raft(effects);
+        while self.propose(now, effects) {
+            self.drain_raft(effects);
+        }
+        self.log.write(now);
+        self.begin_checkpoint();
+        self.checkpoint.feed(&mut self.log.journal, effects);
+        self.log.journal.flush(now, effects);
+        if self.phase == Phase::Open && self.is_booted {
+            self.shards.publish(&self.applied, self.node, effects);
+        }
+        // When the node stops, shards may be gone: then committed is enough.
+        let reached = match self.phase {
+            Phase::Open => self.shards.applied(),
+            Phase::Stopping => self.applied.version(),
+            Phase::Stopped | Phase::Failed => return,
+        };
+        self.desk
+            .release(self.applied_at, reached, now.mono, &mut self.links, effects);
+        self.say_states();
+        self.say_dropped();
+        self.ask_zone(now);
+        self.want_links(now);
+        if self.phase == Phase::Stopping
+            && self.desk.is_empty()
+            && self.log.is_idle()
+            && !self.raft.is_handing_over()
+        {
+            self.links.stop(effects);
+        }
+        self.links.finish_turn(now.mono, effects);
         if self.is_finished() {
             self.phase = Phase::Stopped;
             effects.push(Effect::Stopped);
             return;
         }
-        let wanted = self.journal.next_wake();
+        let wanted = self.next_wake();
         if wanted != self.wake
             && let Some(at) = wanted
         {
@@ -637,42 +789,4 @@ impl Machine for Control {
             effects.push(Effect::WakeAt(at));
         }
     }
-}
-
-/// The header of the control log's entry at this place.
-pub(crate) fn entry_header(place: LogEnd, body: &[u8], append_time_us: u64) -> BatchHeader {
-    let mut header = encode_entry(EntryKind::Catalogue, NO_PARTITION, body);
-    header.place(Placement {
-        base_offset: Offset::ZERO,
-        slot_seq: place.sequence,
-        epoch: place.epoch,
-        slot: SLOT,
-        entry_kind: EntryKind::Catalogue,
-        append_time_us,
-    });
-    header
-}
-
-/// Applies a fact that was concluded on `state`, and appends its event.
-fn conclude_fact(state: &mut Catalogue, fact: Fact, body: &mut Vec<u8>) {
-    let event = state.event(fact);
-    state
-        .apply(&event)
-        .expect("what was concluded on a state fits it");
-    event.encode(body);
-}
-
-/// Deletions free space and may use what is reserved for that.
-const fn class_of(change: &Change) -> Class {
-    match change {
-        Change::CreateStream { .. } => Class::Data,
-        Change::DeleteStream(_) => Class::Control,
-    }
-}
-
-fn answer(origin: Origin, outcome: Result<Outcome, Refusal>, effects: &mut Effects) {
-    effects.push(Effect::Post {
-        to: Peer::Shard(origin.shard),
-        message: Message::Changed { origin, outcome },
-    });
 }

@@ -69,6 +69,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// Takes all that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        core::mem::take(&mut self.rest)
+    }
+
     pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .rest

@@ -18,7 +18,7 @@ pub const EVENT_HEADER_BYTES: usize = 16;
 
 /// The largest event: a boot of a node with the most shards.
 pub const EVENT_BYTES_MAX: usize =
-    EVENT_HEADER_BYTES + NODE_BOOTED_BYTES + limits::SHARDS_MAX * SHARD_BOOT_BYTES;
+    EVENT_HEADER_BYTES + NODE_BOOTED_BYTES + ADDRESS_BYTES + limits::SHARDS_MAX * SHARD_BOOT_BYTES;
 
 /// A boot before its shards: node, boot, boot number, step, reserved, shard count, reserved, shared address.
 const NODE_BOOTED_BYTES: usize = 8 + 8 + 8 + 1 + 1 + 2 + 4 + ADDRESS_BYTES;
@@ -30,8 +30,10 @@ const STREAM_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 8 + 1 + 1 + 2 + 4;
 pub(crate) const CHANGE_EVENT_BYTES_MAX: usize =
     EVENT_HEADER_BYTES + STREAM_BYTES + limits::PATH_BYTES_MAX;
 
-/// Every kind so far has one format.
+/// The format of every kind, but for a boot with a control address.
 const FORMAT: u8 = 1;
+/// The format of a boot with a control address, which follows the shared one.
+const FORMAT_BOOTED_WITH_CONTROL: u8 = 2;
 
 /// One change of the catalogue, and which one it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +73,8 @@ pub enum Fact {
         epoch_step: NonZeroU8,
         /// The address that all its shards share.
         shared: SocketAddr,
+        /// Where its control thread lets other nodes in; none: nowhere.
+        control: Option<SocketAddr>,
         /// Each shard, by number: as many as the node has journals.
         shards: Arc<[ShardBoot]>,
     },
@@ -111,7 +115,16 @@ impl Fact {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    const fn format(&self) -> u8 {
+        match self {
+            Self::NodeBooted {
+                control: Some(_), ..
+            } => FORMAT_BOOTED_WITH_CONTROL,
+            _ => FORMAT,
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::ZoneCreated { zone, slots } => {
                 out.put_u64(zone.get());
@@ -132,6 +145,7 @@ impl Fact {
                 boot_number,
                 epoch_step,
                 shared,
+                control,
                 shards,
             } => {
                 out.put_u64(node.get());
@@ -142,6 +156,9 @@ impl Fact {
                 put_count(out, shards.len());
                 out.put_u32(0);
                 out.put_address(*shared);
+                if let Some(control) = control {
+                    out.put_address(*control);
+                }
                 for shard in shards.iter() {
                     out.put_u128(shard.disk.get());
                     out.put_u64(shard.boot_count);
@@ -155,7 +172,7 @@ impl Fact {
         }
     }
 
-    fn decode(kind: u8, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn decode(kind: u8, format: u8, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match kind {
             1 => {
                 let zone = ZoneId::new(not_zero(reader.u64()?, "zone")?);
@@ -179,7 +196,7 @@ impl Fact {
                     disks: disks.into(),
                 })
             }
-            3 => decode_boot(reader),
+            3 => decode_boot(reader, format == FORMAT_BOOTED_WITH_CONTROL),
             4 => Ok(Self::StreamCreated(Arc::new(take_stream(reader)?))),
             5 => Ok(Self::StreamDeleted {
                 stream: StreamId::new(not_zero(reader.u64()?, "stream")?),
@@ -192,7 +209,7 @@ impl Fact {
     }
 }
 
-fn decode_boot(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
+pub(crate) fn decode_boot(reader: &mut Reader<'_>, has_control: bool) -> Result<Fact, DecodeError> {
     let node = NodeId::new(not_zero(reader.u64()?, "node")?);
     let boot = BootId::new(reader.u64()?);
     let boot_number = not_zero(reader.u64()?, "boot number")?;
@@ -201,6 +218,7 @@ fn decode_boot(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
     let count = take_count(reader)?;
     reader.reserved(4)?;
     let shared = reader.address()?;
+    let control = has_control.then(|| reader.address()).transpose()?;
     let mut shards = Vec::with_capacity(count);
     for _ in 0..count {
         shards.push(ShardBoot {
@@ -215,6 +233,7 @@ fn decode_boot(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         boot_number,
         epoch_step,
         shared,
+        control,
         shards: shards.into(),
     })
 }
@@ -224,7 +243,7 @@ impl CatalogueEvent {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.put_u8(self.fact.kind());
-        out.put_u8(FORMAT);
+        out.put_u8(self.fact.format());
         out.put_u16(0);
         out.put_u32(0);
         out.put_u64(self.version.get());
@@ -248,10 +267,11 @@ impl CatalogueEvent {
         if !(1..=6).contains(&kind) {
             return Err(DecodeError::UnknownKind(kind));
         }
-        if format != FORMAT {
+        let is_known = format == FORMAT || (kind == 3 && format == FORMAT_BOOTED_WITH_CONTROL);
+        if !is_known {
             return Err(DecodeError::UnknownFormat { kind, format });
         }
-        let fact = Fact::decode(kind, &mut payload)?;
+        let fact = Fact::decode(kind, format, &mut payload)?;
         payload.end()?;
         Ok(Self { version, fact })
     }
@@ -375,6 +395,7 @@ mod tests {
                 boot_number: 3,
                 epoch_step: NonZeroU8::MAX,
                 shared: address(0x1b9e),
+                control: None,
                 shards: [ShardBoot {
                     disk: DiskId::new(0xa1),
                     boot_count: 4,
@@ -399,6 +420,20 @@ mod tests {
             },
             Fact::TombstoneCleared {
                 stream: StreamId::new(5),
+            },
+            Fact::NodeBooted {
+                node: NodeId::new(7),
+                boot: BootId::new(0xb0),
+                boot_number: 3,
+                epoch_step: NonZeroU8::MAX,
+                shared: address(0x1b9e),
+                control: Some(address(0x1b9f)),
+                shards: [ShardBoot {
+                    disk: DiskId::new(0xa1),
+                    boot_count: 4,
+                    address: address(1),
+                }]
+                .into(),
             },
         ]
     }
@@ -425,7 +460,7 @@ mod tests {
     }
 
     /// These bytes are on disks: they may be added to, never changed.
-    const GOLDEN: [&str; 6] = [
+    const GOLDEN: [&str; 7] = [
         "01 01 0000 10000000 2a00000000000000  0201000000000000 0004 000000000000",
         "02 01 0000 30000000 2a00000000000000  0700000000000000 0200 000000000000
          a1000000000000000000000000000000 a2000000000000000000000000000000",
@@ -438,6 +473,12 @@ mod tests {
          0900000000000000 0a00000000000000 0b00000000000000 02 00 0300 00000000 612f62",
         "05 01 0000 08000000 2a00000000000000  0500000000000000",
         "06 01 0000 08000000 2a00000000000000  0500000000000000",
+        "03 02 0000 8c000000 2a00000000000000  0700000000000000 b000000000000000 0300000000000000
+         ff 00 0100 00000000
+         04 00 9e1b 00000000 00000000 7f000001 000000000000000000000000
+         04 00 9f1b 00000000 00000000 7f000001 000000000000000000000000
+         a1000000000000000000000000000000 0400000000000000
+         04 00 0100 00000000 00000000 7f000001 000000000000000000000000",
     ];
 
     #[test]
@@ -477,6 +518,7 @@ mod tests {
             boot_number: 1,
             epoch_step: NonZeroU8::MIN,
             shared: address(1),
+            control: Some(address(2)),
             shards: vec![shard; limits::SHARDS_MAX].into(),
         };
         assert_eq!(encoded(1, fact).len(), EVENT_BYTES_MAX);

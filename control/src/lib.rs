@@ -2,8 +2,7 @@
 //! event. It knows no shard's inside: it posts snapshots to threads that have a number, and hears that they were applied.
 //!
 //! [`Catalogue`] is the deterministic state machine, [`CatalogueEvent`] what it is fed with, [`Control`] the machine that
-//! keeps it in a journal of its own. A node alone in its zone concludes by itself; consensus will stand between
-//! [`Catalogue::propose`] and [`Catalogue::apply`], and change neither.
+//! keeps it, with the consensus that stands between [`Catalogue::propose`] and [`Catalogue::apply`], in a journal of its own.
 
 #![forbid(unsafe_code)]
 
@@ -12,13 +11,21 @@ mod catalogue;
 mod cell;
 mod checkpoint;
 mod control;
+mod desk;
 mod encoding;
 mod event;
+mod leading;
+mod letter;
+mod links;
+mod log;
+mod mail;
+mod membership;
 pub mod raft;
+mod shards;
 #[cfg(test)]
 mod tests;
 
-pub use boot::{ControlConfig, ControlError, ControlRecovery, ShardJournal};
+pub use boot::{ControlConfig, ControlError, ControlRecovery, LinksConfig, ShardJournal};
 pub use catalogue::{ApplyError, Catalogue, JournalRecord, Node, Proposal};
 pub use checkpoint::LogFault;
 pub use control::{Control, Stats};

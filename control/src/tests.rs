@@ -3,16 +3,17 @@
 
 use crate::catalogue::{ApplyError, Catalogue, Proposal};
 use crate::cell::{Assembly, CellKey, FORMAT};
-use crate::checkpoint::{LOG_KIND, LogEnd, LogFault, Rebuilt};
-use crate::control::entry_header;
+use crate::checkpoint::{Captured, Found, LOG_KIND, LogEnd, LogFault, Rebuilt};
 use crate::encoding::DecodeError;
 use crate::event::{CatalogueEvent, Fact, ShardBoot};
+use crate::log::{entry_header, position_of};
+use crate::raft::{self, Members, Payload};
 use core::num::NonZeroU8;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tiderace_base::catalogue::{Change, Durability, Retention, Stream};
 use tiderace_base::ids::{BootId, DiskId, NodeId, SlotId, StreamId, TenantId, ZoneId};
-use tiderace_base::position::{Epoch, Lsn, SlotSeq};
+use tiderace_base::position::{Epoch, Lsn, RaftIndex, SlotSeq, Term};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::Wall;
 use tiderace_storage::Replay;
@@ -51,6 +52,7 @@ fn next_fact(state: &Catalogue, prng: &mut Prng) -> Option<Fact> {
                 boot_number: record.boot_number + 1,
                 epoch_step: NonZeroU8::MIN.saturating_add(prng.below(255) as u8),
                 shared: ([127, 0, 0, 1], 7000).into(),
+                control: None,
                 shards: shards(3, record.boot_number + 1),
             });
         }
@@ -209,6 +211,25 @@ fn cells_that_do_not_belong_together_are_refused() {
     );
 }
 
+/// A checkpoint of an older version does not say when a stream was deleted last.
+#[test]
+fn the_zone_of_an_older_version_is_read() {
+    let mut state = Catalogue::new();
+    let mut prng = Prng::new(6);
+    for _ in 0..60 {
+        step(&mut state, &mut prng);
+    }
+    let zone = state.cell(CellKey::Zone).expect("there is a zone");
+    let mut old = zone[..zone.len() - 8].to_vec();
+    old[0] = 1;
+    let mut assembly = Assembly::default();
+    put_all(&mut assembly, &state);
+    assert_eq!(assembly.put(CellKey::Zone, Some(&old)), Ok(()));
+    let read = assembly.finish().expect("cells of one state agree");
+    assert_eq!(read.deleted, state.version());
+    assert_eq!(read.version(), state.version());
+}
+
 /// An entry as recovery meets it.
 struct Entry {
     place: LogEnd,
@@ -217,10 +238,23 @@ struct Entry {
 
 impl Entry {
     fn replay(&self, recovery: &mut Rebuilt) {
-        let header = entry_header(self.place, &self.body, 5);
+        let header = entry_header(EntryKind::Catalogue, self.place, &self.body, 5);
         let at = Lsn::new(self.place.sequence.get() * 100);
         recovery.entry(at, at.advance(100), &header, &self.body);
     }
+
+    /// As consensus has it.
+    fn raft(&self) -> raft::Entry {
+        raft::Entry {
+            position: position_of(self.place),
+            payload: Payload::Command(self.body.clone().into()),
+        }
+    }
+}
+
+/// Where the log ends that was found.
+fn last(found: &Found) -> u64 {
+    found.log.base.index.get() + found.log.tail.len() as u64
 }
 
 /// A random log, and the state after each of its entries, the empty one first.
@@ -245,8 +279,7 @@ fn log(prng: &mut Prng) -> (Vec<Entry>, Vec<Catalogue>) {
     (entries, states)
 }
 
-fn replay_cells(recovery: &mut Rebuilt, state: &Catalogue, place: LogEnd) {
-    recovery.cell(LOG_KIND, &[], Some(&place.encode()));
+fn replay_state(recovery: &mut Rebuilt, state: &Catalogue) {
     let mut cursor = None;
     while let Some(key) = state.next_cell(cursor) {
         recovery.cell(key.kind(), &key.encode(), state.cell(key).as_deref());
@@ -259,18 +292,88 @@ fn where_the_replay_begins_before_the_checkpoint_does_not_matter() {
     let mut prng = Prng::new(8);
     let (entries, states) = log(&mut prng);
     for captured in 1..=entries.len() {
-        for first in 0..=captured {
+        let tail = (prng.below(4) as usize).min(entries.len() - captured);
+        let cells = Captured {
+            base: position_of(entries[captured - 1].place),
+            term: Term::new(4),
+            vote: Some(NodeId::new(7)),
+            members: Some(Members::voters([NodeId::new(7)])),
+            tail: entries[captured..captured + tail]
+                .iter()
+                .map(Entry::raft)
+                .collect(),
+        }
+        .cells();
+        for first in 0..=captured + tail {
             let mut recovery = Rebuilt::new();
-            let place = entries[captured - 1].place;
-            replay_cells(&mut recovery, &states[captured], place);
+            // What an earlier part of the checkpoint had behind its last entry does not count any more.
+            for key in 0..5_u32 {
+                let mut stale = vec![1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+                stale.extend([1_u64.to_le_bytes(), 1_u64.to_le_bytes()].concat());
+                recovery.cell(24, &key.to_le_bytes(), Some(&stale));
+            }
+            for (kind, key, value) in &cells {
+                recovery.cell(*kind, key, Some(value));
+            }
+            replay_state(&mut recovery, &states[captured]);
             for entry in &entries[first..] {
                 entry.replay(&mut recovery);
             }
-            let (state, end) = recovery.finish().expect("a good journal");
-            assert_eq!(state.encode(), states.last().expect("one state").encode());
-            assert_eq!(end.sequence.get(), entries.len() as u64);
+            let found = recovery.finish().expect("a good journal");
+            let newest = found.newest().expect("a good history");
+            assert_eq!(newest.encode(), states.last().expect("one state").encode());
+            assert_eq!(last(&found), entries.len() as u64);
+            assert_eq!(
+                (found.log.term, found.log.vote),
+                (Term::new(4), Some(NodeId::new(7)))
+            );
         }
     }
+}
+
+/// Before there was consensus, an entry was the log's as soon as it was written, and the log's cell ended behind the sequence.
+#[test]
+fn a_checkpoint_of_an_older_version_is_read() {
+    let (entries, states) = log(&mut Prng::new(11));
+    let mut recovery = Rebuilt::new();
+    let mut cell = vec![1, 0, 0, 0, 1, 0, 0, 0];
+    cell.extend(20_u64.to_le_bytes());
+    recovery.cell(LOG_KIND, &[], Some(&cell));
+    replay_state(&mut recovery, &states[20]);
+    for entry in &entries[15..] {
+        entry.replay(&mut recovery);
+    }
+    let found = recovery.finish().expect("a good journal");
+    assert!(!found.is_voted && found.log.members.is_none());
+    assert_eq!((found.log.base.index.get(), last(&found)), (20, 30));
+    assert_eq!(found.log.term, Term::new(1));
+    assert_eq!(found.catalogue.encode(), states[20].encode());
+    let newest = found.newest().expect("a good history");
+    assert_eq!(newest.encode(), states[30].encode());
+}
+
+/// An entry that comes again takes the place of the one before and of all behind it.
+#[test]
+fn a_later_leaders_entries_take_the_place_of_those_before() {
+    let (entries, states) = log(&mut Prng::new(12));
+    let mut recovery = Rebuilt::new();
+    for entry in &entries[..20] {
+        entry.replay(&mut recovery);
+    }
+    // A leader of a later term lacked the last eight.
+    for entry in &entries[12..15] {
+        let place = LogEnd {
+            epoch: Epoch::new(3),
+            ..entry.place
+        };
+        let body = entry.body.clone();
+        Entry { place, body }.replay(&mut recovery);
+    }
+    let found = recovery.finish().expect("a good journal");
+    assert_eq!(last(&found), 15);
+    assert_eq!(found.log.term, Term::new(3));
+    let newest = found.newest().expect("a good history");
+    assert_eq!(newest.encode(), states[15].encode());
 }
 
 #[test]
@@ -287,8 +390,8 @@ fn a_missing_entry_is_refused_and_named() {
         recovery.finish().err(),
         Some(LogFault::Sequence {
             at: Lsn::new(800),
-            expected: SlotSeq::new(7),
-            found: SlotSeq::new(8),
+            expected: RaftIndex::new(7),
+            found: RaftIndex::new(8),
         })
     );
 }
@@ -313,7 +416,8 @@ fn another_journals_entry_and_unreadable_ones_are_refused() {
         body: entries[0].body[1..].to_vec(),
     };
     short.replay(&mut recovery);
-    assert!(matches!(recovery.finish().err(), Some(LogFault::Entry(..))));
+    let found = recovery.finish().expect("an entry says anything");
+    assert!(matches!(found.newest().err(), Some(LogFault::Entry(..))));
 
     let mut recovery = Rebuilt::new();
     let out_of_place = Entry {
@@ -321,7 +425,20 @@ fn another_journals_entry_and_unreadable_ones_are_refused() {
         body: entries[1].body.clone(),
     };
     out_of_place.replay(&mut recovery);
-    assert!(matches!(recovery.finish().err(), Some(LogFault::Apply(..))));
+    let found = recovery.finish().expect("an entry says anything");
+    assert!(matches!(found.newest().err(), Some(LogFault::Apply(..))));
+
+    let mut recovery = Rebuilt::new();
+    let body = [9, 0, 0, 0, 0, 0, 0, 0];
+    let header = entry_header(EntryKind::Consensus, LogEnd::default(), &body, 5);
+    recovery.entry(Lsn::new(1), Lsn::new(2), &header, &body);
+    assert_eq!(
+        recovery.finish().err(),
+        Some(LogFault::Unreadable(
+            Lsn::new(1),
+            DecodeError::UnknownKind(9)
+        ))
+    );
 
     let mut recovery = Rebuilt::new();
     recovery.cell(LOG_KIND, &[], Some(&[FORMAT]));
@@ -341,6 +458,7 @@ fn spent_epochs_refuse_a_boot_and_never_wrap() {
         boot_number,
         epoch_step: step.try_into().expect("not zero"),
         shared: ([127, 0, 0, 1], 7000).into(),
+        control: None,
         shards: shards(1, boot_number),
     };
     for fact in [
@@ -402,6 +520,7 @@ fn golden_cells() {
             boot_number: 1,
             epoch_step: NonZeroU8::MAX,
             shared: ([127, 0, 0, 1], 0x1b58).into(),
+            control: None,
             shards: shards(1, 4),
         },
         Fact::StreamCreated(stream(1, "a")),
@@ -414,7 +533,8 @@ fn golden_cells() {
         state.apply(&event).expect("a good history");
     }
     let golden = "
-        11 00 20000000                  01 00 0100 00000000 0201000000000000 0600000000000000 0200000000000000
+        11 00 28000000                  02 00 0100 00000000 0201000000000000 0600000000000000 0200000000000000
+            0500000000000000
         12 08 68000000 0700000000000000 01 01 0100 00000000 0100000000000000 b000000000000000
             04 00 581b 00000000 00000000 7f000001 000000000000000000000000
             d0000000000000000000000000000000 0400000000000000

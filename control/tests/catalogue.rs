@@ -21,6 +21,7 @@ fn boot(number: u64, step: u8) -> Fact {
         boot_number: number,
         epoch_step: step.try_into().expect("not zero"),
         shared: ([127, 0, 0, 1], 7000).into(),
+        control: None,
         shards: (0..SHARDS)
             .map(|shard| ShardBoot {
                 disk: DiskId::new(shard as u128),

@@ -80,6 +80,8 @@ impl BootError {
             Self::Control(
                 ControlError::NodeUnknown(_)
                 | ControlError::NodeUnnamed
+                | ControlError::OtherZone { .. }
+                | ControlError::JoinBegun
                 | ControlError::SlotCount { .. }
                 | ControlError::ShardCount { .. }
                 | ControlError::DiskReplaced { .. }
@@ -180,6 +182,8 @@ pub fn boot<D: Disk>(
         shared: config.shared,
         shards: journals,
         durability: config.default_durability,
+        zone: config.zone_id,
+        links: config.links.clone(),
         seed: seeds.next_u64(),
         journal: control_settings(config, boot),
     };
@@ -200,7 +204,9 @@ pub fn boot<D: Disk>(
             .map_err(|error| BootError::Shard { shard: id, error })?;
         shards.push(shard);
     }
-    let control = control.begin(control_disk).map_err(BootError::Control)?;
+    let control = control
+        .begin(control_disk, now)
+        .map_err(BootError::Control)?;
     Ok(Node {
         control,
         shards,

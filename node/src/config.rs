@@ -4,11 +4,12 @@
 use core::fmt;
 use std::net::SocketAddr;
 use tiderace_base::catalogue::Durability;
-use tiderace_base::ids::NodeId;
+use tiderace_base::ids::{NodeId, ZoneId};
 use tiderace_base::limits::{
     BLOCK_BYTES, CHUNK_BYTES_MAX, CONNECTIONS_PER_SHARD_MAX, KIB, MIB, PRODUCERS_PER_PARTITION_MAX,
     SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHARD_MEMORY_BYTES_MIN, SHARDS_MAX, SLOTS, SPARES_MAX,
 };
+use tiderace_control::LinksConfig;
 use tiderace_shard::{ProducerBounds, read_buffer_bytes_max};
 use tiderace_storage::Scrubbing;
 
@@ -41,6 +42,10 @@ pub struct NodeConfig {
     pub scrubbing: Scrubbing,
     /// This node's id; `None` lets the first start choose one.
     pub node_id: Option<NodeId>,
+    /// The zone that it belongs to; `None`: that of its catalogue.
+    pub zone_id: Option<ZoneId>,
+    /// How its control thread is linked to other nodes'; `None`: its zone is itself.
+    pub links: Option<LinksConfig>,
     /// Whether chunks may be as small as a test wants them: segments too small for the largest batch refuse it.
     pub small_chunks: bool,
 }
@@ -297,6 +302,8 @@ mod tests {
             connections_max: CONNECTIONS_PER_SHARD_MAX,
             scrubbing: Scrubbing::daily(SCRUB_BYTES_PER_SECOND_DEFAULT),
             node_id: None,
+            zone_id: None,
+            links: None,
             small_chunks: false,
         }
     }

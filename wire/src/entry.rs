@@ -35,6 +35,8 @@ coded!(
         PartitionDrop = 9,
         /// A change of the catalogue, in the control journal; opaque here.
         Catalogue = 10,
+        /// What consensus keeps in the control journal beside changes; opaque here.
+        Consensus = 11,
     }
 );
 
@@ -43,7 +45,7 @@ impl EntryKind {
     #[must_use]
     pub const fn body_bytes(self) -> Option<usize> {
         match self {
-            Self::Data | Self::Catalogue => None,
+            Self::Data | Self::Catalogue | Self::Consensus => None,
             Self::EpochStart => Some(EpochStart::BYTES),
             Self::StartOffset => Some(StartOffset::BYTES),
             Self::ProducerExpire => Some(ProducerExpire::BYTES),

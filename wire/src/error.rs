@@ -91,6 +91,7 @@ codes! {
     Damaged = 45, Later, stays, "Records cannot be read here: detail_a to detail_b are the offsets; another replica may have them.";
     Draining = 46, Reconnect, stays, "The node is going away: connect to another.";
     DurabilityUnavailable = 47, Later, stays, "Too few replicas are reachable for the stream's durability.";
+    CatalogueUnavailable = 49, Later, stays, "Nobody leads the zone's catalogue with a majority of its voters behind it, or the answer was lost: the change may have been made or not. Ask again.";
     SequenceReused = 48, Never, stays, "Another batch was appended under this number: somebody else writes with this producer id and epoch. Take another id.";
 }
 

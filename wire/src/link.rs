@@ -119,6 +119,7 @@ kinds! {
     LeaseGrant = 69, Zone, 24 ..= 24, None, "A member lets a leader serve alone for a while.";
     SlotSnapshotRequest = 70, Zone, 24 ..= 24, None, "A follower below the slot's base asks for a snapshot.";
     SlotSnapshot = 71, Zone, 24 ..= CONTROL_BYTES_MAX, None, "A part of a slot's snapshot.";
+    ControlLetter = 72, Zone, 9 ..= 524_288, None, "What the control threads of a zone say to each other; opaque here.";
     GroupCommit = 80, ToNode, 40 ..= 40, None, "Moves a group's position.";
     GroupCommitted = 81, ToClient, 16 ..= 16, None, "The position is moved.";
     TaskTake = 82, ToNode, 40 ..= 40, None, "A worker asks for tasks.";

@@ -90,6 +90,8 @@ impl Node {
             connections_max: CONNECTIONS_PER_SHARD_MAX,
             scrubbing: Scrubbing::daily(0),
             node_id: None,
+            zone_id: None,
+            links: None,
             small_chunks: false,
         };
         let now = Now {

@@ -49,7 +49,11 @@ impl Raft {
     }
 
     pub(super) fn put_election_off(&mut self, now: Mono) {
-        let drawn = self.prng.below(self.timing.spread_ns.max(1));
+        let drawn = match self.is_alone() {
+            // Nobody is in its way.
+            true => 0,
+            false => self.prng.below(self.timing.spread_ns.max(1)),
+        };
         let from = match is_planted(Bug::VoteInLease) {
             true => now,
             false => now.max(self.granted_until),
@@ -78,7 +82,7 @@ impl Raft {
         self.count_pre_votes(now);
     }
 
-    fn other_voters(&self) -> Vec<NodeId> {
+    pub(super) fn other_voters(&self) -> Vec<NodeId> {
         let members = self.members();
         let voters = members.voters.union(&members.incoming).copied();
         voters.filter(|node| *node != self.node).collect()
@@ -203,10 +207,25 @@ impl Raft {
             self.put_election_off(now);
         }
         let term = self.term();
-        self.send(from, Message::HeartbeatSeen { term, sent });
+        let committed = self.committed;
+        self.send(
+            from,
+            Message::HeartbeatSeen {
+                term,
+                sent,
+                committed,
+            },
+        );
     }
 
-    pub(super) fn heartbeat_seen(&mut self, from: NodeId, term: Term, sent: Mono, now: Mono) {
+    pub(super) fn heartbeat_seen(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        sent: Mono,
+        committed: RaftIndex,
+        now: Mono,
+    ) {
         self.follow(term, now);
         if self.role == Role::Leader && term == self.term() && sent >= self.led_since {
             let sent = match is_planted(Bug::LeaseFromAnswer) {
@@ -215,6 +234,7 @@ impl Raft {
             };
             self.lease.answered(from, sent);
             self.answer_reads(now);
+            self.say_committed_again(from, committed, now);
         }
     }
 
@@ -282,6 +302,9 @@ impl Raft {
             term: self.term(),
             sent: now,
         };
+        if !self.may_say_that_it_leads() {
+            return;
+        }
         let nodes: Vec<NodeId> = self.peers.iter().map(|(node, _)| node).collect();
         for node in nodes {
             self.send(node, beat.clone());

@@ -58,6 +58,11 @@ impl Lease {
         *newest = (*newest).max(sent);
     }
 
+    /// Whether a peer has answered a heartbeat that was sent then or later.
+    pub(super) fn has_answered(&self, node: NodeId, since: Mono) -> bool {
+        self.answered.get(&node).is_some_and(|sent| *sent >= since)
+    }
+
     /// The time such that a majority has answered a heartbeat that was sent then or later. Its own answer is always new.
     pub(super) fn confirmed(&self, members: &Members, own: NodeId, now: Mono) -> Option<Mono> {
         let of = |voters: &BTreeSet<NodeId>| -> Option<Mono> {

@@ -173,6 +173,8 @@ pub struct Raft {
     pub(super) offered: (RaftIndex, Vec<Entry>),
     records: RecordSeq,
     durable: RecordSeq,
+    /// The record of the newest term and vote.
+    voted: RecordSeq,
     /// How far the log goes once so many records are durable.
     marks: VecDeque<(RecordSeq, RaftIndex)>,
     /// How far the log is durable.
@@ -231,6 +233,7 @@ impl Raft {
             offered: (RaftIndex::ZERO, Vec::new()),
             records: 0,
             durable: 0,
+            voted: 0,
             marks: VecDeque::new(),
             held: VecDeque::new(),
             role: Role::Follower,
@@ -315,6 +318,35 @@ impl Raft {
         &self.members
     }
 
+    /// What stands at an index that is not forgotten, and who takes part there.
+    #[must_use]
+    pub fn members_at(&self, index: RaftIndex) -> Option<(Position, Members)> {
+        let log = self.core.log();
+        let found = log.get_position_and_config(noraft::LogIndex::new(index.get()));
+        found.map(|(position, config)| (Position::of(position), Members::of(config)))
+    }
+
+    /// How far a peer is known to hold what this leader holds; none: not known, or this node does not lead.
+    #[must_use]
+    pub fn matched(&self, node: NodeId) -> Option<RaftIndex> {
+        let matched = self
+            .core
+            .follower_match_index(noraft::NodeId::new(node.get()));
+        matched.map(|index| RaftIndex::new(index.get()))
+    }
+
+    /// Who was voted for in this term.
+    #[must_use]
+    pub fn voted_for(&self) -> Option<NodeId> {
+        self.core.voted_for().map(|node| NodeId::new(node.get()))
+    }
+
+    /// Whether leadership is being handed over.
+    #[must_use]
+    pub const fn is_handing_over(&self) -> bool {
+        self.transfer.is_some()
+    }
+
     fn notice_members(&mut self) {
         let config = self.core.config();
         if !self.members.is(config) {
@@ -334,9 +366,11 @@ impl Raft {
     #[must_use]
     pub fn next_wake(&self) -> Option<Mono> {
         match self.role {
+            // Whom nobody follows has nothing to do.
             Role::Leader => {
+                let beat = (!self.peers.is_empty()).then_some(self.heartbeat_at);
                 let transfer = self.transfer.as_ref().map(|transfer| transfer.until);
-                Some(transfer.map_or(self.heartbeat_at, |until| until.min(self.heartbeat_at)))
+                beat.into_iter().chain(transfer).min()
             }
             Role::Follower | Role::Candidate => (self.is_voter() && self.convalescence.is_none())
                 .then(|| self.election_at.max(self.granted_until)),
@@ -371,6 +405,7 @@ impl Raft {
             let held = self.held.pop_front().expect("there is a front");
             self.send(held.to, held.message);
         }
+        self.send_entries(now);
         self.take_held_answers(now);
         self.commit(now);
     }
@@ -394,7 +429,11 @@ impl Raft {
             } => self.vote(from, term, last, handed_over, now),
             Message::Voted { term, granted } => self.voted(from, term, granted, now),
             Message::Heartbeat { term, sent } => self.heartbeat(from, term, sent, now),
-            Message::HeartbeatSeen { term, sent } => self.heartbeat_seen(from, term, sent, now),
+            Message::HeartbeatSeen {
+                term,
+                sent,
+                committed,
+            } => self.heartbeat_seen(from, term, sent, committed, now),
             Message::StandNow { term } => self.stand_now(from, term, now),
             Message::Append {
                 term,
@@ -648,7 +687,16 @@ impl Raft {
 
     pub(super) fn persist(&mut self, record: Record) {
         self.records += 1;
+        if matches!(record, Record::Vote { .. }) {
+            self.voted = self.records;
+        }
         self.outputs.push(Output::Persist(record));
+    }
+
+    /// Whether a leader may say that it leads: a voter by itself is elected before its vote is durable, and could be elected once more
+    /// in the same term after a crash.
+    pub(super) fn may_say_that_it_leads(&self) -> bool {
+        self.durable >= self.voted || is_planted(Bug::LeadUndurable)
     }
 
     /// Sends once everything that was handed out so far is durable.

@@ -53,6 +53,8 @@ pub enum Message {
         term: Term,
         /// What the heartbeat said.
         sent: Mono,
+        /// How far the answerer knows the log to be committed: a leader whose word of it was lost says it again.
+        committed: RaftIndex,
     },
     /// Entries, or none: how far the log is committed.
     Append {

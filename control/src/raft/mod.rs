@@ -7,6 +7,7 @@
 //! than it is durable. Heartbeats wait for no disk. No voter votes before the lease that it last granted has run out, and none
 //! in the first lease after its start. What is said to be committed is durable here and on a majority.
 
+pub(crate) mod codec;
 mod election;
 mod entries;
 mod lease;

@@ -24,8 +24,8 @@ pub(super) struct Peer {
     pub(super) told: RaftIndex,
     /// It wants what the log no longer has.
     pub(super) wants_snapshot: bool,
-    /// It said in this term that its log was damaged, in this run: acknowledgements of another do not count.
-    pub(super) damaged: Option<BootId>,
+    /// It said in this term that its log was damaged, in this run, and first at this time.
+    pub(super) damaged: Option<(BootId, Mono)>,
     /// An answer that waits until the leader itself is as far.
     pub(super) held: Option<Position>,
 }
@@ -71,6 +71,10 @@ impl Peers {
 
     pub(super) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(super) fn get(&mut self, node: NodeId) -> Option<&mut Peer> {

@@ -23,11 +23,15 @@ pub(super) enum Bug {
     DamagedCounts,
     /// A damaged voter is whole again when it has what a leader knows to be committed, though that leader is too new to know.
     HealTooSoon,
+    /// A damaged voter is taken back though another one may lead a later term, for which it voted and which it has forgotten.
+    ReadmitUnasked,
+    /// A voter by itself says that it leads before its vote is durable.
+    LeadUndurable,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::PromiseUndurable,
         Self::CountUnwritten,
         Self::VoteInLease,
@@ -38,6 +42,8 @@ impl Bug {
         Self::ReadBeforeTerm,
         Self::DamagedCounts,
         Self::HealTooSoon,
+        Self::ReadmitUnasked,
+        Self::LeadUndurable,
     ];
 }
 

@@ -29,7 +29,7 @@ impl Raft {
 
     /// Sends what each peer has room for.
     pub(super) fn send_entries(&mut self, now: Mono) {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader || !self.may_say_that_it_leads() {
             return;
         }
         let (term, committed) = (self.term(), self.committed);
@@ -97,12 +97,28 @@ impl Raft {
     /// nothing of another run counts any more.
     pub fn link_is_new(&mut self, to: NodeId, boot: BootId, now: Mono) {
         self.boots.insert(to, boot);
+        self.link_lost(to, now);
+    }
+
+    /// What was under way to a peer may be lost, and what it answered: it is asked anew how far it is.
+    pub fn link_lost(&mut self, to: NodeId, now: Mono) {
         if let Some(peer) = self.peers.get(to) {
             let next = peer.next;
             peer.restart(next);
             peer.moved = now;
         }
         self.send_entries(now);
+    }
+
+    /// A peer knows less to be committed than it was told, and nothing is on its way there: that was lost.
+    pub(super) fn say_committed_again(&mut self, to: NodeId, known: RaftIndex, now: Mono) {
+        if let Some(peer) = self.peers.get(to)
+            && peer.under_way == 0
+            && known < peer.told
+        {
+            peer.told = known;
+            self.send_entries(now);
+        }
     }
 
     pub(super) fn appended(
@@ -118,11 +134,16 @@ impl Raft {
             return;
         }
         let durable_end = self.durable_end;
+        let matched = self.matched(from);
         // Of a run that is over, whose memory may be gone.
         let is_over = self.boots.get(&from).is_some_and(|known| *known != boot);
         let Some(peer) = self.peers.get(from).filter(|_| !is_over) else {
             return;
         };
+        // From before an answer that said more: nothing is to be sent for it.
+        if counts && matched.is_some_and(|matched| matched > last.index) {
+            return;
+        }
         peer.under_way = peer.under_way.saturating_sub(1);
         peer.moved = now;
         if !counts {
@@ -152,17 +173,15 @@ impl Raft {
         };
         let resume = self.tell_core(&answer, now);
         let holds = self.entries.position(last.index) == Some(last);
-        let matched = self
-            .core
-            .follower_match_index(id)
-            .map(noraft::LogIndex::get);
-        // An answer from before one that said more: nothing is to be sent again for it.
-        let is_old = matched.is_some_and(|matched| matched > last.index.get());
-        if let Some(peer) = self.peers.get(from).filter(|_| !is_old) {
+        if let Some(peer) = self.peers.get(from) {
             if holds && last.index >= before {
                 // Everything up to there is the same.
                 peer.is_matched = true;
-                peer.next = peer.next.max(last.index.advance(1));
+                if last.index.advance(1) >= peer.next {
+                    // One answer may speak for several messages.
+                    peer.under_way = 0;
+                    peer.next = last.index.advance(1);
+                }
             } else if holds {
                 // It lacks what should be there before what was sent.
                 peer.restart(last.index.advance(1));
@@ -238,13 +257,24 @@ impl Raft {
         let Some(peer) = self.peers.get(from) else {
             return;
         };
-        if counted && peer.damaged != Some(boot) {
+        let known = peer.damaged.filter(|(known, _)| *known == boot);
+        if counted && known.is_none() {
             // What it acknowledged in this term is gone: only a leader that never counted it can tell what is committed.
             self.step_down(now);
             return;
         }
-        peer.damaged = Some(boot);
+        let since = known.map_or(now, |(_, since)| since);
+        peer.damaged = Some((boot, since));
         peer.held = None;
+        // It may have voted, and acknowledged, in a later term, and forgotten that. Whoever stood in that one knows of it, and
+        // answers no heartbeat of this.
+        let others = self.other_voters();
+        let mut others = others.iter().filter(|node| **node != from);
+        let is_newest = others.all(|node| self.lease.has_answered(*node, since));
+        if !is_newest && !is_planted(Bug::ReadmitUnasked) {
+            return;
+        }
+        let peer = self.peers.get(from).expect("it is there");
         let next = peer.next;
         peer.restart(next);
         self.send(from, Message::Readmitted { term, boot });
@@ -277,10 +307,13 @@ impl Raft {
             self.hold(from, answer);
             return;
         }
-        if self.role == Role::Leader || self.answer_if_damaged(from, term) {
+        if self.role == Role::Leader {
             return;
         }
         self.leader = Some(from);
+        if self.answer_if_damaged(from, term) {
+            return;
+        }
         if !follows(before, &entries) {
             return;
         }

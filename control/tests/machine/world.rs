@@ -76,6 +76,8 @@ impl World {
                 shared: ([127, 0, 0, 1], 7000).into(),
                 shards,
                 durability: Durability::Local,
+                zone: None,
+                links: None,
                 seed: 0,
                 journal,
             },
@@ -110,7 +112,7 @@ impl World {
         }
         let found = ControlRecovery::read(&mut self.disk, config.clone(), self.now)?;
         self.config = config;
-        self.control = Some(found.begin(&mut self.disk)?);
+        self.control = Some(found.begin(&mut self.disk, self.now)?);
         self.shards = self
             .config
             .shards

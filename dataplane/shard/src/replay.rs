@@ -349,7 +349,8 @@ impl Replay for Rebuilt {
             | EntryKind::Loss
             | EntryKind::Truncate
             | EntryKind::Seal
-            | EntryKind::Catalogue => self.contradict(format!(
+            | EntryKind::Catalogue
+            | EntryKind::Consensus => self.contradict(format!(
                 "an entry at journal place {end} is of kind {kind:?}, which a lone node of this version never writes"
             )),
         }

@@ -289,6 +289,7 @@ impl Shard {
                     Refusal::TooManyStreams => ErrorCode::TooManyStreams,
                     Refusal::Busy => ErrorCode::Busy,
                     Refusal::DiskFull => ErrorCode::ReadOnly,
+                    Refusal::Unavailable => ErrorCode::CatalogueUnavailable,
                 };
                 conn.push_reply(|id, out| Error::about(request, code).encode(out, id));
             }

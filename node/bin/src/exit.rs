@@ -36,12 +36,13 @@ pub(crate) enum Exit {
     ThreadDied,
     DrainTimeout,
     WritesHang,
+    NotAdmitted,
 }
 
 impl Exit {
     /// Every reason, by code.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -69,9 +70,10 @@ impl Exit {
         Self::ThreadDied,
         Self::DrainTimeout,
         Self::WritesHang,
+        Self::NotAdmitted,
     ];
 
-    /// The process's exit code. 70 to 74 are `tiderace_base::operation::Fatal`'s own.
+    /// The process's exit code. 70 to 74 and 78 are `tiderace_base::operation::Fatal`'s own.
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -101,6 +103,7 @@ impl Exit {
             Self::ThreadDied => 75,
             Self::DrainTimeout => 76,
             Self::WritesHang => 77,
+            Self::NotAdmitted => 78,
         }
     }
 
@@ -149,6 +152,7 @@ impl Exit {
             Self::WritesHang => {
                 "writes of a node that was killed still hang in the kernel, and may land on what a new one writes"
             }
+            Self::NotAdmitted => "the zone does not let this node in as it is",
         }
     }
 }
@@ -247,6 +251,7 @@ mod tests {
             (Fatal::Superblock(disk), Exit::Superblock),
             (Fatal::Corruption(String::new()), Exit::Corruption),
             (Fatal::RingRefused(String::new()), Exit::RingRefused),
+            (Fatal::NotAdmitted(""), Exit::NotAdmitted),
         ];
         for (fatal, exit) in pairs {
             assert_eq!(fatal.exit_code(), exit.code());

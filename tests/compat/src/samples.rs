@@ -152,7 +152,8 @@ pub fn entries() -> Vec<(EntryKind, Vec<u8>)> {
                 EntryKind::EpochStart
                 | EntryKind::Truncate
                 | EntryKind::Seal
-                | EntryKind::Catalogue => NO_PARTITION,
+                | EntryKind::Catalogue
+                | EntryKind::Consensus => NO_PARTITION,
                 _ => KEY,
             };
             let mut header = encode_entry(kind, key, &body);
@@ -239,7 +240,7 @@ fn entry_body(kind: EntryKind) -> Option<Vec<u8>> {
         }
         .to_bytes()
         .to_vec(),
-        EntryKind::Catalogue => b"owned by control".to_vec(),
+        EntryKind::Catalogue | EntryKind::Consensus => b"owned by control".to_vec(),
     })
 }
 
@@ -557,6 +558,10 @@ pub fn controls() -> Vec<Control<'static>> {
             part: 76,
             bytes: b"a part",
         }),
+        Control::ControlLetter(ControlLetter {
+            letter: 2,
+            bytes: b"there",
+        }),
         Control::GroupCommit(GroupCommit {
             group: 0x1234_5678_9abc_def0_0fed_cba9_8765_4321,
             stream: stream_id,
@@ -664,6 +669,7 @@ pub fn encode(control: &Control<'_>, message_id: MessageId, batches: &[u8]) -> V
         Control::LeaseGrant(frame) => frame.encode(out, message_id),
         Control::SlotSnapshotRequest(frame) => frame.encode(out, message_id),
         Control::SlotSnapshot(frame) => frame.encode(out, message_id),
+        Control::ControlLetter(frame) => frame.encode(out, message_id),
         Control::GroupCommit(frame) => frame.encode(out, message_id),
         Control::GroupCommitted(frame) => frame.encode(out, message_id),
         Control::TaskTake(frame) => frame.encode(out, message_id),

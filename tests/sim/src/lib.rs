@@ -7,6 +7,7 @@
 //!   cut and an audit of every record.
 //! - [`rot`] is a course of its own: bytes rot at rest, and the node has to say so.
 //! - [`node`] is the product's node as a scenario, with clients that speak the wire protocol.
+//! - [`zone`] is a zone of several such nodes.
 //! - `planted`, in builds with `--cfg planted`, plants bugs in the product and sees whether the properties notice.
 //! - [`found`] is a node that starts from files that somebody else found, with a history that they must keep.
 //! - [`toy`] is a small log with a protocol of its own, and with bugs planted in it: it shows that the world and the
@@ -26,5 +27,6 @@ pub mod run;
 pub mod toy;
 mod workload;
 pub mod world;
+pub mod zone;
 
 pub use history;

@@ -21,6 +21,7 @@ use sim::toy::Toy;
 use sim::world::Counted;
 use sim::world::faults::{Fault, Fired, Without};
 use sim::world::trace::Lines;
+use sim::zone::OneZone;
 
 /// Events that are printed of a run that broke something.
 const LAST_EVENTS: usize = 200;
@@ -39,6 +40,7 @@ Runs the product's own code in one thread on a simulated disk, network and clock
   --print-options print what each seed draws: the chance of each fault
   --history FILE  with --seed: write what clients saw, for the program `history`
   --toy           simulate the toy log instead of a node
+  --nodes N       simulate a zone of so many nodes: 2 to 7
   --rot           let something rot at rest in each seed, and see that the node says so
   --planted N     plant each bug in turn; within N seeds it has to be noticed by what it is aimed at (builds with
                   --cfg planted only)
@@ -56,7 +58,7 @@ const WITH_ROT: [&str; 6] = [
 /// The same for `--planted`.
 const WITH_PLANTED: [&str; 1] = ["--planted"];
 /// Flags that `--toy` does not take: it does not come to every fault.
-const NOT_WITH_TOY: [&str; 1] = ["--every-fault"];
+const NOT_WITH_TOY: [&str; 2] = ["--every-fault", "--nodes"];
 
 #[derive(Debug)]
 struct Arguments {
@@ -65,6 +67,8 @@ struct Arguments {
     twice: bool,
     trace: bool,
     toy: bool,
+    /// How many nodes; none: one, by itself.
+    nodes: Option<u16>,
     planted: Option<u64>,
     rot: bool,
     without: Without,
@@ -85,6 +89,9 @@ impl Arguments {
         ];
         for (_, flag) in flags.iter().filter(|(given, _)| *given) {
             command += flag;
+        }
+        if let Some(nodes) = self.nodes {
+            command = format!("{command} --nodes {nodes}");
         }
         for fault in &self.switched_off {
             command = format!("{command} --without {fault}");
@@ -113,6 +120,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
         twice: false,
         trace: false,
         toy: false,
+        nodes: None,
         planted: None,
         rot: false,
         without: Without::default(),
@@ -152,6 +160,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--trace" => parsed.trace = true,
             "--toy" => parsed.toy = true,
             "--rot" => parsed.rot = true,
+            "--nodes" => {
+                let nodes = number(&value()?)?;
+                let nodes = u16::try_from(nodes).ok().filter(|it| (2..=7).contains(it));
+                parsed.nodes = Some(nodes.ok_or("a zone has 2 to 7 nodes here")?);
+            }
             "--every-fault" => parsed.every_fault = true,
             "--print-options" => parsed.print_options = true,
             "--without" => {
@@ -361,10 +374,12 @@ fn main() -> ExitCode {
     if arguments.rot {
         return rot(&arguments);
     }
-    let scenario: &dyn Scenario = if arguments.toy {
-        &Toy::default()
-    } else {
-        &OneNode
+    let toy = Toy::default();
+    let zone = arguments.nodes.map(OneZone::new);
+    let scenario: &dyn Scenario = match &zone {
+        Some(zone) => zone,
+        None if arguments.toy => &toy,
+        None => &OneNode,
     };
     let started = Instant::now();
     let mut summary = Summary::default();
@@ -422,6 +437,13 @@ fn main() -> ExitCode {
         }
     }
     summary.print(started.elapsed());
+    if let Some(zone) = &zone {
+        let seen = zone.seen();
+        println!(
+            "{} zones populated, several voted in {}, others than the founder led in {}, {} versions of catalogues compared",
+            seen.seeds, seen.zones, seen.led_by_others, seen.shared_versions
+        );
+    }
     if arguments.every_fault {
         let never: Vec<&str> = Fault::ALL
             .into_iter()
@@ -451,6 +473,7 @@ mod tests {
             ("--minutes 1 --from 4", ""),
             ("--toy --seeds 0..9", " --toy"),
             ("--rot --minutes 2", " --rot"),
+            ("--nodes 3 --minutes 2", " --nodes 3"),
             (
                 "--without kill --twice --without reset --every-fault",
                 " --twice --without kill --without reset",
@@ -474,6 +497,9 @@ mod tests {
             "--seed 1 --rot --history file",
             "--planted 3 --seeds 0..4",
             "--toy --every-fault",
+            "--toy --nodes 3",
+            "--rot --nodes 3",
+            "--nodes 1",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }

@@ -20,6 +20,7 @@ pub use crate::workload::Habit;
 use crate::workload::{StreamPlan, Zone, audit, populate, populate_drain, populate_stalls};
 use crate::world::disk::SimDisk;
 use crate::world::{BootError, Counted, Program, Share, World};
+use crate::zone::Member;
 
 /// The program: one node with some shards.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Tiderace {
     marks: Vec<Vec<Mark>>,
     /// Where whoever runs the scenario finds that.
     shared: Option<SharedMetrics>,
+    /// Its place in a zone of several.
+    member: Option<Member>,
 }
 
 /// What the shards of the last start count.
@@ -60,6 +63,8 @@ impl Tiderace {
                     every_ns: 300_000_000,
                 },
                 node_id: None,
+                zone_id: None,
+                links: None,
                 small_chunks: true,
             },
             counted: Counted::new(),
@@ -67,11 +72,22 @@ impl Tiderace {
             told: None,
             marks: Vec::new(),
             shared: None,
+            member: None,
         }
     }
 }
 
 impl Tiderace {
+    /// One node of several.
+    pub(crate) fn of_zone(shards: u16, segment_bytes: u64, member: Member) -> Self {
+        let mut program = Self::new(shards, segment_bytes);
+        program.config.node_id = Some(member.node);
+        program.config.zone_id = Some(member.zone());
+        program.config.links = Some(member.links.clone());
+        program.member = Some(member);
+        program
+    }
+
     /// With the buffers of a real program, which is given so much memory.
     pub(crate) fn of_program(shards: u16, segment_bytes: u64, memory_bytes: usize) -> Self {
         let mut program = Self::new(shards, segment_bytes);
@@ -135,8 +151,17 @@ impl Program for Tiderace {
         for shard in node.shards {
             machines.push(Box::new(shard));
         }
-        machines.push(Box::new(node.control));
+        match &self.member {
+            Some(member) => machines.push(Box::new(member.watched(node.control))),
+            None => machines.push(Box::new(node.control)),
+        }
         Ok(machines)
+    }
+
+    fn holds_data(&self) -> bool {
+        // The founder leads every slot.
+        let founds = |member: &Member| member.links.peers.is_empty();
+        self.member.as_ref().is_none_or(founds)
     }
 
     fn strangers(&self) -> u64 {

@@ -3,6 +3,7 @@
 //! every length before it allocates, every reserved byte, and every number that stands for a name.
 
 mod catalogue;
+mod control;
 mod produce;
 mod session;
 mod subscribe;
@@ -16,6 +17,7 @@ pub use catalogue::{
     STREAMS_PER_PAGE_MAX, StreamCreate, StreamCreated, StreamDelete, StreamDeleted, StreamDescribe,
     StreamDescription, StreamList, StreamListing,
 };
+pub use control::ControlLetter;
 pub use produce::{
     Ack, AckFlags, AckedLost, Acks, PRODUCE_FRONT_BYTES, Produce, ProduceResume, ProduceResumed,
     Produced,
@@ -262,6 +264,7 @@ controls!(
     LeaseGrant,
     SlotSnapshotRequest,
     SlotSnapshot<'a>,
+    ControlLetter<'a>,
     GroupCommit,
     GroupCommitted,
     TaskTake,

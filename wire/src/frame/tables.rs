@@ -223,6 +223,11 @@ pub const SECTIONS: &[Table] = &[
         then: Some("the part's bytes"),
     },
     Table {
+        name: "ControlLetter",
+        fields: control::ControlLetterHead::LAYOUT,
+        then: Some("what it says, control's own"),
+    },
+    Table {
         name: "GroupCommit",
         fields: GroupCommit::LAYOUT,
         then: None,

@@ -123,6 +123,7 @@ const fn class(kind: Kind) -> Class {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::ControlLetter
         | Kind::GroupCommit
         | Kind::TaskTake
         | Kind::TaskSettle => Class::Foreign,
@@ -360,6 +361,7 @@ fn read(kind: Kind, control: &[u8]) -> Result<Answer<'_>, ControlError> {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::ControlLetter
         | Kind::GroupCommit
         | Kind::GroupCommitted
         | Kind::TaskTake

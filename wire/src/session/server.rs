@@ -127,6 +127,7 @@ const fn class(kind: Kind) -> Class {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::ControlLetter
         | Kind::GroupCommitted
         | Kind::TaskGive
         | Kind::TaskSettled => Class::Foreign,
@@ -490,6 +491,7 @@ fn read(kind: Kind, control: &[u8]) -> Result<Request, ControlError> {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::ControlLetter
         | Kind::GroupCommit
         | Kind::GroupCommitted
         | Kind::TaskTake

@@ -17,6 +17,8 @@ pub(super) struct Faults {
     cut: BTreeSet<(u64, u64)>,
     /// A leader to come, and who is not to hear it.
     unheard: Option<(u64, u64)>,
+    /// Whose entries do not reach whom, though all else does.
+    without_entries: Option<(u64, u64)>,
     slow_disk: Option<u64>,
     crashes: bool,
     pub(super) damages: bool,
@@ -36,6 +38,7 @@ impl Faults {
             delayed: some(100),
             cut: BTreeSet::new(),
             unheard: None,
+            without_entries: None,
             slow_disk: Some(some(9)).filter(|node| (1..=5).contains(node)),
             crashes: some(4) > 0,
             damages: some(3) > 0,
@@ -44,9 +47,10 @@ impl Faults {
         }
     }
 
-    pub(super) fn copies(&self, from: u64, to: u64, prng: &mut Prng) -> u32 {
+    pub(super) fn copies(&self, from: u64, to: u64, has_entries: bool, prng: &mut Prng) -> u32 {
         let roll = prng.below(1000);
-        if self.cut.contains(&(from, to)) || roll < self.lost {
+        let is_lost = has_entries && self.without_entries == Some((from, to));
+        if self.cut.contains(&(from, to)) || roll < self.lost || is_lost {
             0
         } else if roll < self.lost + self.doubled {
             2
@@ -153,15 +157,24 @@ impl World {
     /// See [`World::damage_one`].
     pub(super) fn aim_at_new(&mut self, node: u64) {
         if let Some((leader, deaf)) = self.faults.unheard.take_if(|(leader, _)| *leader == node) {
-            self.faults.cut.insert((leader, deaf));
-            let later = self.prng.range(MS / 5, 6 * MS);
+            self.faults.without_entries = Some((leader, deaf));
+            let later = self.prng.range(MS, 90 * MS);
             self.later(later, Due::Dies { node });
+        }
+    }
+
+    pub(super) fn deafen(&mut self, node: u64) {
+        if self.faults.partitions && self.prng.chance(2, 3) {
+            for other in (1..=5).filter(|other| *other != node) {
+                self.faults.cut.insert((other, node));
+            }
         }
     }
 
     /// See [`World::damage_one`].
     pub(super) fn die(&mut self, node: u64) {
         self.faults.cut.clear();
+        self.faults.without_entries = None;
         let member = self.members.get_mut(&node).expect("it is there");
         if member.raft.take().is_some() {
             member.disk.crash(&mut self.prng);

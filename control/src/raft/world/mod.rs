@@ -4,6 +4,7 @@
 
 mod disk;
 mod faults;
+mod schedules;
 mod seeds;
 
 use super::Timing;
@@ -22,6 +23,7 @@ use tiderace_base::time::Mono;
 const MS: u64 = 1_000_000;
 /// More than a seed needs by far: beyond it, something answers itself.
 const STEPS_MAX: u64 = 2_000_000;
+const MULTIPLY: &str = "messages multiply";
 /// Whether every event is printed: RAFT_TRACE=1 RAFT_FROM=2350 RAFT_SEEDS=1 cargo test -p tiderace-control --lib raft::world
 const TRACE: Option<&str> = option_env!("RAFT_TRACE");
 
@@ -62,6 +64,10 @@ enum Due {
         leader: u64,
         node: u64,
         deaf: u64,
+    },
+    /// It hears nobody any more.
+    Deafens {
+        node: u64,
     },
     /// A kill with no start for long.
     Dies {
@@ -208,7 +214,7 @@ impl World {
             self.at_ns = at_ns;
             self.steps += 1;
             if self.steps > STEPS_MAX {
-                self.refuse("messages multiply".to_owned());
+                self.refuse(MULTIPLY.to_owned());
             }
             if TRACE.is_some() {
                 eprintln!("{at_ns} {due:?}");
@@ -298,6 +304,7 @@ impl World {
             Due::Restarts { leader, node } => self.restart(leader, node),
             Due::Damages { leader, node, deaf } => self.damage_one(leader, node, deaf),
             Due::Dies { node } => self.die(node),
+            Due::Deafens { node } => self.deafen(node),
             Due::Client => self.ask(),
             Due::Fault => self.fault(),
         }
@@ -365,7 +372,8 @@ impl World {
         };
         let boot = target.boot;
         let from_boot = self.members[&from].boot;
-        for _ in 0..self.faults.copies(from, to, &mut self.prng) {
+        let has_entries = matches!(message, Message::Append { .. });
+        for _ in 0..self.faults.copies(from, to, has_entries, &mut self.prng) {
             let ns = self.faults.delay_ns(&mut self.prng);
             let message = message.clone();
             self.later(
@@ -393,7 +401,7 @@ impl World {
             return;
         };
         let boot = target.boot;
-        if self.faults.copies(from, to, &mut self.prng) > 0 {
+        if self.faults.copies(from, to, true, &mut self.prng) > 0 {
             let ns = 3 * self.faults.delay_ns(&mut self.prng);
             self.later(
                 ns,
@@ -441,6 +449,9 @@ impl World {
                 let to = NodeId::new(self.prng.range(1, 6));
                 raft.transfer(to, now);
                 self.count("handed over");
+                // Often it does not hear what comes of it.
+                let later = self.prng.range(0, MS);
+                self.later(later, Due::Deafens { node });
             }
             2..=4 => {
                 let at = raft.committed().get();

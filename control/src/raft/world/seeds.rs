@@ -12,7 +12,7 @@ use tiderace_base::time::Mono;
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 150;
 /// Within so many seeds each planted bug is noticed.
-const PLANTED_SEEDS: u64 = 400;
+const PLANTED_SEEDS: u64 = 600;
 
 fn seed(seed: u64, counts: &mut BTreeMap<&'static str, u64>) -> Result<(), String> {
     let mut world = World::new(seed);
@@ -47,6 +47,7 @@ fn nothing_that_must_never_be_is_in_any_seed() {
         "lease held",
         "handed over",
         "members changed",
+        "led unheard",
         "compacted",
         "state installed",
         "crashed",
@@ -70,12 +71,19 @@ fn every_planted_bug_is_noticed() {
         if only.is_some_and(|only| only != format!("{bug:?}")) {
             continue;
         }
+        // Schedules of their own come to them: schedules.rs.
+        if matches!(
+            bug,
+            Bug::ReadmitUnasked | Bug::HealTooSoon | Bug::LeadUndurable
+        ) {
+            continue;
+        }
         plant(Some(bug));
         let noticed = (0..PLANTED_SEEDS).find(|number| {
             let mut counts = BTreeMap::new();
             // A panic is no finding: the property is what has to notice.
             let seen = catch_unwind(AssertUnwindSafe(|| seed(*number, &mut counts)));
-            seen.is_ok_and(|it| it.is_err())
+            seen.is_ok_and(|it| it.is_err_and(|what| !what.contains(super::MULTIPLY)))
         });
         plant(None);
         println!("{bug:?}: noticed by seed {noticed:?}");

@@ -48,6 +48,8 @@ impl NodeSettings {
             connections_max: share.connections_served,
             scrubbing: Scrubbing::daily(config.scrub_bytes_per_second),
             node_id: None,
+            zone_id: None,
+            links: None,
             small_chunks: false,
         };
         Self {

@@ -65,6 +65,7 @@ fn fatal_failure(which: &Which, fatal: &Fatal) -> Failure {
         Fatal::Superblock(_) => Exit::Superblock,
         Fatal::Corruption(_) => Exit::Corruption,
         Fatal::RingRefused(_) => Exit::RingRefused,
+        Fatal::NotAdmitted(_) => Exit::NotAdmitted,
     };
     Failure::new(exit, format!("{which}: {fatal}"))
 }

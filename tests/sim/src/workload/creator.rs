@@ -85,7 +85,7 @@ impl Creator {
     }
 
     fn brief_path(&self) -> Arc<str> {
-        format!("brief/{}", self.brief_number).into()
+        format!("brief/{}/{}", self.zone.node, self.brief_number).into()
     }
 
     fn create(plan: &StreamPlan) -> StreamCreate {

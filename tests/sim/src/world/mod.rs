@@ -93,6 +93,11 @@ pub trait Program {
         seed: u64,
     ) -> Result<Vec<Box<dyn Machine>>, BootError>;
 
+    /// Whether the node leads any partition.
+    fn holds_data(&self) -> bool {
+        true
+    }
+
     /// Partitions that the running machines hold and whose stream the catalogue does not know: not even as deleted.
     fn strangers(&self) -> u64 {
         0

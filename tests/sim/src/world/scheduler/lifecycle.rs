@@ -113,11 +113,14 @@ impl World {
         if death != Death::Exit {
             self.counts.crashes += 1;
         }
-        self.observe(&Observation::NodeDied {
-            node,
-            power: death == Death::Power,
-            stopped: death == Death::Exit,
-        });
+        // The properties know one node with data: who has none takes nothing with it.
+        if self.nodes[usize::from(node)].program.holds_data() {
+            self.observe(&Observation::NodeDied {
+                node,
+                power: death == Death::Power,
+                stopped: death == Death::Exit,
+            });
+        }
         let pause_ns = self.prng.range(200_000, 300_000_000);
         self.push(pause_ns, Happening::Start(node));
         self.carry_out();
