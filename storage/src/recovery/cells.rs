@@ -49,10 +49,12 @@ pub(crate) fn load<D: Disk>(
         .chain(superblock.previous.map(|it| it.id))
         .collect();
     let lost = superblock.newest.filter(|_| newest.is_none());
-    let stand_in = lost.map(|it| match &previous {
-        Some(_) => StandIn::PreviousCheckpoint(it.id),
-        None => StandIn::WholeLog(it.id),
-    });
+    let alone = superblock.previous.filter(|_| previous.is_none());
+    let stand_in = match (lost, &previous) {
+        (Some(lost), Some(_)) => Some(StandIn::PreviousCheckpoint(lost.id)),
+        (Some(lost), None) => Some(StandIn::WholeLog(lost.id)),
+        (None, _) => alone.map(|it| StandIn::NewestAlone(it.id)),
+    };
     let (chosen, before): (Vec<PartReader>, Vec<Part>) = match (newest, previous) {
         (Some(newest), previous) => (newest, previous.as_ref().map(parts).unwrap_or_default()),
         (None, Some(previous)) => (previous, Vec::new()),

@@ -130,6 +130,8 @@ pub enum StandIn {
     LaterSegment,
     /// The checkpoint before the one whose last part this is.
     PreviousCheckpoint(u64),
+    /// None is needed: the newest checkpoint is whole, but the one before, whose last part this is, could not stand in for it.
+    NewestAlone(u64),
     /// The whole log, because no checkpoint is left beside the one whose last part this is.
     WholeLog(u64),
 }
@@ -148,6 +150,11 @@ impl fmt::Display for StandIn {
             Self::PreviousCheckpoint(part) => write!(
                 f,
                 "the checkpoint up to {} cannot be read, and the one before stands in for it",
+                JournalFile::Checkpoint(*part)
+            ),
+            Self::NewestAlone(part) => write!(
+                f,
+                "the older checkpoint, up to {}, cannot be read, and the newest one is alone",
                 JournalFile::Checkpoint(*part)
             ),
             Self::WholeLog(part) => write!(

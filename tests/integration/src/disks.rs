@@ -39,6 +39,12 @@ impl SmallDisk {
                     .arg(&image)
                     .arg(&mounted),
             );
+        // Where it can be had it must be: a test that goes without in silence shows nothing.
+        let could = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+        assert!(
+            is_mounted || !could,
+            "root has a loop device here, and no ext4 in a file: is mkfs.ext4 there, and may this container mount?"
+        );
         if !is_mounted {
             eprintln!("not tried: this user may not make and mount an ext4 in a file");
             return None;

@@ -1,4 +1,5 @@
-//! One damage to a settled directory for each cycle: the kinds of damage take turns, which file and which part of it is drawn. What has to come of it
+//! One damage to a settled directory for each cycle: the kinds of damage take turns, which file and which part of it is drawn. What
+//! has to come of it
 //! is told by the oracle before a node sees the bytes; then a node is started on them and held against it. Besides, a coarse
 //! table says which outcomes a kind of damage may have at all: `docs/torture.md` shows it, and a test compares the two.
 //!
@@ -233,7 +234,14 @@ fn one(
     let runtime = runtime();
     let judged = guarded(&AtomicU64::new(cycle), || {
         judge(
-            &scratch, &runtime, &directory, &expected, was, settled, again,
+            &scratch,
+            &runtime,
+            &directory,
+            &expected,
+            was,
+            settled,
+            again,
+            matches!(damage.rot, Rot::Old | Rot::Swapped),
         )
     });
     let outcome = match judged {
@@ -263,7 +271,8 @@ pub const fn allowed(target: Target, rot: Rot) -> &'static [Outcome] {
         (Target::Superblock, Rot::Bit | Rot::Sector | Rot::Block | Rot::Misplaced) => {
             &[Whole, Repaired]
         }
-        (Target::Superblock, Rot::Truncated) => &[Repaired, Refused],
+        // A second copy that was never written is not missed.
+        (Target::Superblock, Rot::Truncated) => &[Whole, Repaired, Refused],
         (Target::Superblock, Rot::Removed | Rot::Swapped) => &[Refused],
         (Target::Superblock, Rot::Old) => &[Whole, Repaired, Refused],
         // A segment that was never begun needs no header, and one that is empty looks like one that was never begun.
@@ -292,6 +301,8 @@ pub const fn allowed(target: Target, rot: Rot) -> &'static [Outcome] {
             &[Whole, Repaired, Refused, Named, Lie]
         }
         (Target::Footer, _) => &[Whole, Repaired],
+        // A part's number never comes again.
+        (Target::Checkpoint, Rot::Old) => &[],
         // Both checkpoints may build on the part, and the log may not reach back to its beginning any more.
         (Target::Checkpoint, _) => &[Whole, Repaired, Refused],
         (Target::Spare, _) => &[Whole],

@@ -107,7 +107,7 @@ fn one(plan: &Plan, cycle: u64, settled: &Settled, tell: &(dyn Fn(&str) + Sync))
     let runtime = runtime();
     let judged = guarded(&AtomicU64::new(cycle), || {
         judge(
-            &scratch, &runtime, &directory, &expected, &was, settled, false,
+            &scratch, &runtime, &directory, &expected, &was, settled, false, true,
         )
     });
     match judged {

@@ -29,7 +29,7 @@ enum Torture {
     Kill(Cycles),
     /// SIGSTOP and SIGCONT under load.
     Stop(Cycles),
-    /// One random damage to a settled directory, with the exact outcome told beforehand.
+    /// One damage of each kind in turn to a settled directory, with the exact outcome told beforehand.
     Damage(Cycles),
     /// The directory as it was some time ago, whole or in parts.
     Image(Cycles),
@@ -123,7 +123,9 @@ fn one(name: &str, run: Run, cycles: &Cycles) -> u8 {
                 "{name}: VIOLATED in cycle {cycle} of seed {seed}: {}",
                 violation.what
             );
-            eprintln!("again: torture {name} --seed {seed} --cycle {cycle}");
+            eprintln!(
+                "again: cargo run --release -p torture -- {name} --seed {seed} --cycle {cycle}"
+            );
             1
         }
     }

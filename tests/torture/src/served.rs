@@ -110,7 +110,8 @@ fn partitions(logs: &[Log], was: &Image, stream: u64) -> Vec<Partition> {
 }
 
 /// Writes a directory, starts a node on it, and holds what it does against what is expected. `again`: it is killed and started
-/// once more, which must come to the same.
+/// once more, which must come to the same. `is_elsewhere`: bytes of another time or place were put there, so that what is lost may
+/// have been anywhere.
 ///
 /// # Panics
 /// When it does anything else.
@@ -123,6 +124,7 @@ pub fn judge(
     was: &Image,
     settled: &Settled,
     again: bool,
+    is_elsewhere: bool,
 ) -> Outcome {
     let data_dir = scratch.join("data");
     directory.write(&data_dir);
@@ -173,6 +175,9 @@ pub fn judge(
                 let mut all = whole.good.iter();
                 all.any(|it| !wanted.good.contains(it) && !wanted.doubtful.contains(it))
             });
+            if is_lost {
+                lost_at_the_end(shards, was, settled.stream, is_elsewhere);
+            }
             if is_lost || forgets {
                 Outcome::Lie
             } else if logs.any(|(_, log)| log.segments.iter().any(|it| !it.damaged.is_empty())) {
@@ -182,6 +187,31 @@ pub fn judge(
             } else {
                 Outcome::Whole
             }
+        }
+    }
+}
+
+/// What may be lost in silence is what nobody can tell from what never came: the end of the newest segment that had anything. Said here
+/// of the image before it was damaged, whatever the oracle makes of the one behind.
+fn lost_at_the_end(shards: &[Log], was: &Image, stream: u64, is_elsewhere: bool) {
+    for (log, was) in shards.iter().zip(&was.shards).filter(|_| !is_elsewhere) {
+        let holds = |seq: u64, at: usize| {
+            let kept = log.segments.iter().find(|segment| segment.seq == seq);
+            kept.is_some_and(|segment| {
+                let is_hit = segment.damaged.iter().any(|it| it.contains(&at));
+                is_hit || segment.entries.iter().any(|entry| entry.at == at)
+            })
+        };
+        let newest = was.segments.iter().rfind(|it| !it.entries.is_empty());
+        let newest = newest.map_or(0, |segment| segment.seq);
+        for segment in &was.segments {
+            let mut ours = segment.entries.iter().filter(|it| it.stream == stream);
+            let lost = ours.find(|entry| !holds(segment.seq, entry.at));
+            assert!(
+                lost.is_none() || segment.seq == newest,
+                "{lost:?} of segment {} is lost without a word, and {newest} is the newest",
+                segment.seq
+            );
         }
     }
 }
@@ -411,16 +441,18 @@ fn says_ready<'a>(setup: &Setup, mut logs: impl Iterator<Item = (String, &'a Log
 fn tells_stand_ins<'a>(node: &Node, journals: impl Iterator<Item = (String, &'a Log)>) {
     let log = node.log();
     let told = |words: &str| log.lines().filter(|line| line.contains(words)).count();
-    let (mut copies, mut checkpoints, mut adopted) = (0, 0, 0);
+    let (mut copies, mut checkpoints, mut adopted, mut alone) = (0, 0, 0, 0);
     for (_, log) in journals {
         copies += usize::from(log.copy_lost);
         checkpoints += usize::from(log.checkpoint_lost);
         adopted += usize::from(log.adopted);
+        alone += usize::from(log.previous_lost && !log.checkpoint_lost);
     }
     for (words, wanted) in [
         ("one copy of the superblock cannot be read", copies),
         ("the checkpoint up to checkpoint-", checkpoints),
         ("the newest write of the superblock is lost", adopted),
+        ("the older checkpoint, up to checkpoint-", alone),
     ] {
         assert_eq!(told(words), wanted, "{words:?} is said so often:\n{log}");
     }

@@ -64,10 +64,10 @@ fn damage_comes_out_as_it_was_told() {
     };
     let damaged = held(damage::run(&plan, &told)).expect("it needs nothing");
     assert!(damaged.count(Outcome::Refused.name()) > 0);
-    // A file whose number came back, which takes more than one directory's load. A checkpoint's never does.
+    // A file whose number came back, which takes more than one directory's load.
     let is_rare = |target, rot| match target {
         Target::Behind => matches!(rot, Rot::Sector | Rot::Block),
-        Target::Footer | Target::Checkpoint | Target::Spare => rot == Rot::Old,
+        Target::Footer | Target::Spare => rot == Rot::Old,
         _ => false,
     };
     for (target, rot) in kinds {
@@ -120,7 +120,7 @@ fn what_comes_out_otherwise_is_a_violation() {
         let runtime = runtime();
         let judged = guarded(&AtomicU64::new(0), || {
             judge(
-                &scratch, &runtime, directory, &expected, was, &settled, false,
+                &scratch, &runtime, directory, &expected, was, &settled, false, true,
             )
         });
         assert!(judged.is_err(), "it came out as {judged:?}");

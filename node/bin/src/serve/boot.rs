@@ -108,7 +108,7 @@ pub(crate) fn recover(
         let journal = shard.map_or("control".to_owned(), |shard| format!("shard {shard}"));
         tracing::warn!(
             journal,
-            "{stand_in}: nothing is lost; if no power cut explains it, look at the disk before more of it fails"
+            "{stand_in}: nothing is lost; if neither a power cut nor a first start that was cut short explains it, look at the disk before more of it fails"
         );
     }
     let mut counted = Vec::with_capacity(node.shards.len() + 1);

@@ -53,6 +53,8 @@ pub struct Log {
     pub adopted: bool,
     /// The newest checkpoint was passed over.
     pub checkpoint_lost: bool,
+    /// The checkpoint before the newest cannot be read.
+    pub previous_lost: bool,
     /// Parts of the believed checkpoints: those of the newest, and those of the previous.
     pub parts: (Vec<u64>, Vec<u64>),
 }
@@ -293,6 +295,7 @@ impl Recovery<'_> {
             parts_of(&previous).unwrap_or_default(),
         );
         let checkpoint_lost = superblock.newest.is_some() && newest.is_none();
+        let previous_lost = superblock.previous.is_some() && previous.is_none();
         let none_is_good = checkpoint_lost && previous.is_none();
         let checkpoint = newest.or(previous).unwrap_or_default();
         let found = self.links(copy_lost, &checkpoint);
@@ -317,6 +320,7 @@ impl Recovery<'_> {
                 copy_lost,
                 adopted,
                 checkpoint_lost,
+                previous_lost,
                 parts,
             }),
             Err(file) => Start::Refused(vec![file]),
