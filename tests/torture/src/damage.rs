@@ -10,7 +10,7 @@ use crate::cycles::{Failure, Plan, Progress, Summary, guarded, in_parallel};
 use crate::directory::Directory;
 use crate::oracle::format::{BLOCK, COPY_BYTES, Copy};
 use crate::oracle::{self, CONTROL, Expected, Log};
-use crate::served::{Outcome, judge};
+use crate::served::{Outcome, Trial, judge};
 use crate::settled::{self, Image, SHARDS, Settled};
 use integration::runtime;
 use integration::scratch::Scratch;
@@ -240,8 +240,10 @@ fn one(
             &expected,
             was,
             settled,
-            again,
-            matches!(damage.rot, Rot::Old | Rot::Swapped),
+            Trial {
+                again,
+                is_elsewhere: matches!(damage.rot, Rot::Old | Rot::Swapped),
+            },
         )
     });
     let outcome = match judged {

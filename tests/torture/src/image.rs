@@ -6,7 +6,8 @@
 use crate::cycles::{Failure, Plan, Progress, Summary, guarded, in_parallel};
 use crate::directory::Directory;
 use crate::oracle::{self, CONTROL, Expected};
-use crate::served::{Outcome, judge};
+use crate::served::{Outcome, Trial, judge};
+
 use crate::settled::{self, Image, SHARDS, Settled};
 use integration::runtime;
 use integration::scratch::Scratch;
@@ -17,6 +18,11 @@ use tiderace_base::prng::Prng;
 
 /// Cycles for which one directory is made.
 const SETTLED_CYCLES: u64 = 25;
+/// What is lost may have been anywhere.
+const MIXED: Trial = Trial {
+    again: false,
+    is_elsewhere: true,
+};
 
 /// What a directory is put together from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +113,7 @@ fn one(plan: &Plan, cycle: u64, settled: &Settled, tell: &(dyn Fn(&str) + Sync))
     let runtime = runtime();
     let judged = guarded(&AtomicU64::new(cycle), || {
         judge(
-            &scratch, &runtime, &directory, &expected, &was, settled, false, true,
+            &scratch, &runtime, &directory, &expected, &was, settled, MIXED,
         )
     });
     match judged {

@@ -60,6 +60,15 @@ impl Outcome {
     }
 }
 
+/// How a directory is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trial {
+    /// It is killed and started once more.
+    pub again: bool,
+    /// Bytes of another time or place were put there, so that what is lost may have been anywhere.
+    pub is_elsewhere: bool,
+}
+
 /// What a partition must hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Partition {
@@ -109,9 +118,7 @@ fn partitions(logs: &[Log], was: &Image, stream: u64) -> Vec<Partition> {
     partitions
 }
 
-/// Writes a directory, starts a node on it, and holds what it does against what is expected. `again`: it is killed and started
-/// once more, which must come to the same. `is_elsewhere`: bytes of another time or place were put there, so that what is lost may
-/// have been anywhere.
+/// Writes a directory, starts a node on it, and holds what it does against what is expected. A second start must come to the same.
 ///
 /// # Panics
 /// When it does anything else.
@@ -123,8 +130,10 @@ pub fn judge(
     expected: &Expected,
     was: &Image,
     settled: &Settled,
-    again: bool,
-    is_elsewhere: bool,
+    Trial {
+        again,
+        is_elsewhere,
+    }: Trial,
 ) -> Outcome {
     let data_dir = scratch.join("data");
     directory.write(&data_dir);

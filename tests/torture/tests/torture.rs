@@ -13,7 +13,7 @@ use tiderace_base::prng::Prng;
 use torture::cycles::{Failure, Plan, Summary, guarded};
 use torture::damage::{Rot, Target, allowed};
 use torture::directory::Directory;
-use torture::served::{Outcome, judge};
+use torture::served::{Outcome, Trial, judge};
 use torture::settled::{self, SHARDS};
 use torture::{damage, full, image, kill, oracle, refuse, stop};
 
@@ -118,9 +118,13 @@ fn what_comes_out_otherwise_is_a_violation() {
     ] {
         let scratch = Scratch::new("torture-otherwise");
         let runtime = runtime();
+        let trial = Trial {
+            again: false,
+            is_elsewhere: true,
+        };
         let judged = guarded(&AtomicU64::new(0), || {
             judge(
-                &scratch, &runtime, directory, &expected, was, &settled, false, true,
+                &scratch, &runtime, directory, &expected, was, &settled, trial,
             )
         });
         assert!(judged.is_err(), "it came out as {judged:?}");
