@@ -19,6 +19,7 @@ use crate::letter::{Hello, Letter};
 use crate::links::Links;
 use crate::log::{Ends, Log};
 use crate::mail::Sending;
+use crate::metrics::{Metrics, Values};
 use crate::raft::{self, Members, Position, Raft, Restored, Role};
 use crate::shards::Shards;
 use bytes::Bytes;
@@ -99,6 +100,7 @@ pub struct Control {
     pub(crate) checkpoint: Checkpoint,
     is_read_only: bool,
     alarm: Alarm,
+    metrics: Arc<Metrics>,
     wake: Option<Mono>,
     outputs: Vec<Output>,
 }
@@ -213,6 +215,7 @@ impl Control {
             checkpoint: Checkpoint::default(),
             is_read_only: false,
             alarm: Alarm::default(),
+            metrics: Arc::default(),
             wake: None,
             outputs: Vec::new(),
         };
@@ -251,6 +254,12 @@ impl Control {
     #[must_use]
     pub fn leads_term(&self) -> Option<Term> {
         (self.raft.role() == Role::Leader).then(|| self.raft.term())
+    }
+
+    /// What it counts about itself.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Rings when damage is found in the control journal.
@@ -653,6 +662,21 @@ impl Control {
             && self.links.is_quiet()
     }
 
+    fn count(&self) {
+        let members = self.raft.members();
+        self.metrics.set(Values {
+            leads: u64::from(self.leads()),
+            has_leader: u64::from(self.raft.leader().is_some()),
+            term: self.raft.term().get(),
+            voters: members.voters.len() as u64,
+            learners: members.learners.len() as u64,
+            catalogue_version: self.applied.version().get(),
+            catalogue_published: self.shards.posted().get(),
+            links: self.links.count_up() as u64,
+            changes_waiting: (self.desk.waiting.len() + self.desk.unanswered()) as u64,
+        });
+    }
+
     /// What the clock alone brings.
     fn next_wake(&self) -> Option<Mono> {
         let raft = self.raft.next_wake();
@@ -776,6 +800,7 @@ impl Machine for Control {
             self.links.stop(effects);
         }
         self.links.finish_turn(now.mono, effects);
+        self.count();
         if self.is_finished() {
             self.phase = Phase::Stopped;
             effects.push(Effect::Stopped);

@@ -20,6 +20,7 @@ mod links;
 mod log;
 mod mail;
 mod membership;
+mod metrics;
 pub mod raft;
 mod shards;
 #[cfg(test)]
@@ -31,3 +32,4 @@ pub use checkpoint::LogFault;
 pub use control::{Control, Stats};
 pub use encoding::DecodeError;
 pub use event::{CatalogueEvent, EVENT_BYTES_MAX, EVENT_HEADER_BYTES, Fact, ShardBoot};
+pub use metrics::Metrics;

@@ -155,6 +155,16 @@ impl Links {
         self.best(node).is_some()
     }
 
+    /// How many nodes there is a link to.
+    pub(crate) fn count_up(&self) -> usize {
+        let up = self
+            .links
+            .values()
+            .filter(|link| link.hello.is_some() && !link.is_closing);
+        let nodes: BTreeSet<NodeId> = up.map(|link| link.node).collect();
+        nodes.len()
+    }
+
     /// Whether a long letter to this node would go out soon.
     pub(crate) fn has_room(&self, node: NodeId) -> bool {
         let link = self.best(node).and_then(|conn| self.links.get(&conn));

@@ -9,4 +9,5 @@ pub mod config;
 pub use boot::{BootError, Node, Reason, boot};
 pub use config::{ConfigError, NodeConfig, ShardMemory};
 pub use tiderace_control::LinksConfig;
+pub use tiderace_control::raft::Timing;
 pub use tiderace_storage::{Alarm, Damage, DamagedRange, Mark, Scrubbing};

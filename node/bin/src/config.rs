@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tiderace_base::catalogue::Durability;
+use tiderace_base::ids::NodeId;
 use tiderace_base::limits;
 
 /// Variables that mean something to the program without being keys of the configuration.
@@ -38,6 +39,18 @@ pub(crate) struct Tls {
     pub(crate) client_ca: Option<PathBuf>,
 }
 
+/// How the node is linked to others of its zone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Peers {
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: IpAddr,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: PathBuf,
+    /// Whom to ask to be let in.
+    pub(crate) join: Vec<(NodeId, SocketAddr)>,
+}
+
 /// A checked configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Config {
@@ -48,6 +61,7 @@ pub(crate) struct Config {
     pub(crate) shard_listen: SocketAddr,
     pub(crate) advertise: IpAddr,
     pub(crate) tls: Option<Tls>,
+    pub(crate) peers: Option<Peers>,
     pub(crate) admin_listen: SocketAddr,
     /// `None`: in proportion to the shards.
     pub(crate) memory_bytes: Option<usize>,
@@ -262,7 +276,7 @@ impl Settings {
             (Durability::Local.name(), Durability::Local),
         ];
         self.check_log_level()?;
-        let advertise = self.advertise(listen)?;
+        let advertise = self.told_ip("advertise", "listen", listen)?;
         Ok(Config {
             data_dir,
             shards,
@@ -270,6 +284,7 @@ impl Settings {
             shard_listen,
             advertise,
             tls: self.tls()?,
+            peers: self.peers()?,
             admin_listen: self.address("admin_listen")?,
             memory_bytes,
             segment_bytes,
@@ -341,6 +356,60 @@ impl Settings {
         }
     }
 
+    fn peers(&self) -> Result<Option<Peers>, Failure> {
+        const TOGETHER: [&str; 4] = ["peer_listen", "peer_cert", "peer_key", "peer_ca"];
+        let is_given = |name: &str| !self.given(name).1.text.is_empty();
+        if !TOGETHER.into_iter().any(is_given) {
+            if is_given("peers") {
+                let why = "means nothing without peer_listen, peer_cert, peer_key and peer_ca";
+                return Err(self.wrong("peers", why));
+            }
+            return Ok(None);
+        }
+        if let Some(missing) = TOGETHER.into_iter().find(|name| !is_given(name)) {
+            return Err(self.wrong(
+                missing,
+                "is missing: a node that is linked to others needs all of peer_listen, peer_cert, peer_key and peer_ca",
+            ));
+        }
+        let listen = self.address("peer_listen")?;
+        let file = |name| PathBuf::from(&self.given(name).1.text);
+        Ok(Some(Peers {
+            listen,
+            advertise: self.told_ip("peer_advertise", "peer_listen", listen)?,
+            cert: file("peer_cert"),
+            key: file("peer_key"),
+            ca: file("peer_ca"),
+            join: self.nodes("peers")?,
+        }))
+    }
+
+    /// Nodes with their addresses.
+    fn nodes(&self, name: &str) -> Result<Vec<(NodeId, SocketAddr)>, Failure> {
+        let text = &self.given(name).1.text;
+        let mut nodes = Vec::new();
+        for word in text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
+            let (id, address) = word.split_once('@').unwrap_or(("", word));
+            let id = u64::from_str_radix(id, 16).ok().filter(|id| *id != 0);
+            match (id, address.parse()) {
+                (Some(id), Ok(address)) => nodes.push((NodeId::new(id), address)),
+                _ => {
+                    return Err(self.wrong(
+                        name,
+                        format!(
+                            "is no list of nodes: {word:?} is not like 000000000000000b@10.0.0.2:7470"
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(nodes)
+    }
+
     fn shards(&self) -> Result<u16, Failure> {
         let (_, given) = self.given("shards");
         match given.text.parse() {
@@ -353,23 +422,24 @@ impl Settings {
         }
     }
 
-    fn advertise(&self, listen: SocketAddr) -> Result<IpAddr, Failure> {
-        let (_, given) = self.given("advertise");
+    /// The IP that others are told to reach a listener by.
+    fn told_ip(&self, name: &str, of: &str, listen: SocketAddr) -> Result<IpAddr, Failure> {
+        let (_, given) = self.given(name);
         if given.text == "auto" {
             if listen.ip().is_unspecified() {
                 let why = format!(
-                    "cannot be told to clients: set advertise to the IP by which they reach this host (listen is {listen})"
+                    "cannot be told to others: set {name} to the IP by which they reach this host ({of} is {listen})"
                 );
-                return Err(self.wrong("listen", why));
+                return Err(self.wrong(of, why));
             }
             return Ok(listen.ip());
         }
         match given.text.parse::<IpAddr>() {
             Ok(ip) if ip.is_unspecified() => {
-                Err(self.wrong("advertise", "is no address that a client can connect to"))
+                Err(self.wrong(name, "is no address that anybody can connect to"))
             }
             Ok(ip) => Ok(ip),
-            Err(_) => Err(self.wrong("advertise", "is neither an IP address nor auto")),
+            Err(_) => Err(self.wrong(name, "is neither an IP address nor auto")),
         }
     }
 }

@@ -86,6 +86,13 @@ impl Health {
                     .filter(idle)
                     .map(|counted| counted.label.as_str())
                     .collect();
+                let is_counted = self.counted().iter().any(|it| it.family == "control");
+                if !waiting.is_empty() && is_counted && self.sum("control", "has_leader") == 0 {
+                    return Some(format!(
+                        "waiting for the zone: nobody leads it that this node hears, and it is linked to {} nodes",
+                        self.sum("control", "links")
+                    ));
+                }
                 (!waiting.is_empty()).then(|| format!("waiting for shard {}", waiting.join(", ")))
             }
         }

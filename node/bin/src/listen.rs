@@ -18,6 +18,8 @@ pub(crate) struct Sockets {
     pub(crate) shard_addresses: Vec<SocketAddr>,
     /// Each shard's listeners: the shared one and its own.
     pub(crate) listeners: Vec<Vec<Listener>>,
+    /// Where other nodes of the zone are let in, and what they are told.
+    pub(crate) peers: Option<(Listener, SocketAddr)>,
 }
 
 impl Sockets {
@@ -63,10 +65,20 @@ impl Sockets {
             listeners.push(vec![secured(of_all), secured(own)]);
         }
         let shared = SocketAddr::new(config.advertise, shared.port());
+        let peers = match &config.peers {
+            None => None,
+            Some(peers) => {
+                let door = bind_soon(&Listen::on(peers.listen), deadline)
+                    .map_err(|error| refused("peer_listen", peers.listen, &error))?;
+                let told = SocketAddr::new(peers.advertise, door.address().port());
+                Some((door, told))
+            }
+        };
         Ok(Self {
             shared,
             shard_addresses,
             listeners,
+            peers,
         })
     }
 }

@@ -63,11 +63,11 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
         None if directory::is_first_start(&config.data_dir) => asked.otherwise.shards,
         None => 1,
     };
-    descriptors::divide(limit, shards_least)?;
+    descriptors::divide(limit, shards_least, config.peers.is_some())?;
     let directory = DataDirectory::open(&config.data_dir, asked)?;
     let file_system = directory::file_system(&config.data_dir);
     let shards = directory.layout.shards;
-    let share = descriptors::divide(limit, shards)?;
+    let share = descriptors::divide(limit, shards, config.peers.is_some())?;
     if share.connections_served < CONNECTIONS_PER_SHARD_MAX {
         tracing::info!(
             limit,
@@ -94,7 +94,7 @@ pub(crate) fn start(config: &Config) -> Result<Running, Failure> {
         },
     )?;
 
-    let node = boot::NodeSettings::of(config, &directory, &sockets, share);
+    let node = boot::NodeSettings::of(config, &directory, &sockets, share)?;
     node.check()?;
     // The rings before the journals: a kernel that refuses them is known before anything is read or written.
     let pinned = if config.pin { cores } else { Vec::new() };

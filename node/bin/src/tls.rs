@@ -5,7 +5,7 @@ use crate::config;
 use crate::exit::{Exit, Failure};
 use std::path::Path;
 use tiderace_client::Tls;
-use tiderace_io::{Acceptor, Identity};
+use tiderace_io::{Acceptor, Identity, NodeIdentity};
 
 fn read(exit: Exit, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path)
@@ -33,6 +33,29 @@ pub(crate) fn acceptor(tls: &config::Tls) -> Result<Acceptor, Failure> {
             format!("TLS is not possible with tls_cert = {cert}, tls_key = {key}{ca}: {error}"),
         )
         .hint("docs/tls.md shows how to make certificates")
+    })
+}
+
+/// Who this node is to other nodes, and whom it trusts as one.
+pub(crate) fn of_node(peers: &config::Peers) -> Result<NodeIdentity, Failure> {
+    let chain = read(Exit::Config, &peers.cert)?;
+    let key = read(Exit::Config, &peers.key)?;
+    let ca = read(Exit::Config, &peers.ca)?;
+    let identity = Identity {
+        chain: &chain,
+        key: &key,
+    };
+    NodeIdentity::new(identity, &ca, None).map_err(|error| {
+        let (cert, key, ca) = (
+            peers.cert.display(),
+            peers.key.display(),
+            peers.ca.display(),
+        );
+        Failure::new(
+            Exit::Config,
+            format!("no links with peer_cert = {cert}, peer_key = {key}, peer_ca = {ca}: {error}"),
+        )
+        .hint("docs/tls.md shows how to make the certificates of nodes")
     })
 }
 

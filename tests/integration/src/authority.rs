@@ -41,6 +41,13 @@ impl Authority {
         }
     }
 
+    /// Signs the certificate of a node of a zone.
+    #[must_use]
+    pub fn sign_node(&self, scratch: &Scratch, node: u64, zone: u64) -> Signed {
+        let name = format!("node-{node:016x}.zone-{zone:016x}.tiderace.internal");
+        self.sign(scratch, &name)
+    }
+
     /// Signs a certificate for a host's name or an IP address.
     #[must_use]
     pub fn sign(&self, scratch: &Scratch, host: &str) -> Signed {

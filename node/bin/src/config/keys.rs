@@ -32,7 +32,7 @@ const fn text(
 }
 
 /// Every key, in the order in which people think of them.
-pub(crate) const KEYS: [Key; 19] = [
+pub(crate) const KEYS: [Key; 25] = [
     text(
         "data_dir",
         "DIR",
@@ -75,6 +75,37 @@ pub(crate) const KEYS: [Key; 19] = [
         "FILE",
         "",
         "CA certificates (PEM): only clients that one of them has signed are let in; empty: all",
+    ),
+    text(
+        "peer_listen",
+        "ADDR",
+        "",
+        "Where other nodes of the zone connect, with certificates at both ends; empty: the node is by itself",
+    ),
+    text(
+        "peer_advertise",
+        "IP",
+        "auto",
+        "The IP that other nodes are told to connect to; auto: that of `peer_listen`",
+    ),
+    text(
+        "peer_cert",
+        "FILE",
+        "",
+        "This node's certificate for other nodes (PEM), which names node and zone; empty: the node is by itself",
+    ),
+    text("peer_key", "FILE", "", "The private key of peer_cert (PEM)"),
+    text(
+        "peer_ca",
+        "FILE",
+        "",
+        "CA certificates (PEM) that sign the nodes of the zone, and nothing else",
+    ),
+    text(
+        "peers",
+        "LIST",
+        "",
+        "Nodes of the zone to join, ID@ADDR with commas between; empty: an empty directory founds a zone",
     ),
     text(
         "admin_listen",

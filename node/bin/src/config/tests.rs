@@ -103,7 +103,7 @@ fn each_wrong_value_is_named_with_its_place_and_its_bounds() {
         (
             "advertise",
             "0.0.0.0",
-            "no address that a client can connect to",
+            "no address that anybody can connect to",
         ),
         ("advertise", "host", "neither an IP address nor auto"),
         ("memory", "1MiB", "out of bounds: at least 24MiB"),

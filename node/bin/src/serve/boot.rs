@@ -7,12 +7,13 @@ use crate::directory::{DataDirectory, Layout};
 use crate::exit::{Exit, Failure};
 use crate::health::Counted;
 use crate::listen::Sockets;
+use crate::tls;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tiderace_base::ids::BootId;
-use tiderace_io::{BlockingDisk, Clock, entropy};
-use tiderace_node::{BootError, Damage, Node, NodeConfig, Reason, Scrubbing};
+use tiderace_io::{BlockingDisk, Clock, CurrentIdentity, NodeIdentity, entropy};
+use tiderace_node::{BootError, Damage, LinksConfig, Node, NodeConfig, Reason, Scrubbing, Timing};
 
 /// What a node is told before it boots.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct NodeSettings {
     data_dir: PathBuf,
     /// What each shard and each journal may have open.
     pub(crate) share: Share,
+    /// Who it is to other nodes.
+    pub(crate) identity: Option<CurrentIdentity>,
 }
 
 impl NodeSettings {
@@ -30,11 +33,18 @@ impl NodeSettings {
         directory: &DataDirectory,
         sockets: &Sockets,
         share: Share,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let Layout {
             shards,
             segment_bytes,
         } = directory.layout;
+        let identity = config.peers.as_ref().map(tls::of_node).transpose()?;
+        let links = config.peers.as_ref().zip(sockets.peers.as_ref());
+        let links = links.map(|(peers, (_, address))| LinksConfig {
+            address: *address,
+            peers: peers.join.clone(),
+            timing: Timing::default(),
+        });
         let config_of_node = NodeConfig {
             shards,
             shared: sockets.shared,
@@ -47,16 +57,17 @@ impl NodeSettings {
                 .unwrap_or_else(|| memory_bytes_default(shards)),
             connections_max: share.connections_served,
             scrubbing: Scrubbing::daily(config.scrub_bytes_per_second),
-            node_id: None,
-            zone_id: None,
-            links: None,
+            node_id: identity.as_ref().map(NodeIdentity::node),
+            zone_id: identity.as_ref().map(NodeIdentity::zone),
+            links,
             small_chunks: false,
         };
-        Self {
+        Ok(Self {
             config: config_of_node,
             data_dir: config.data_dir.clone(),
             share,
-        }
+            identity: identity.map(CurrentIdentity::new),
+        })
     }
 
     pub(crate) const fn shards(&self) -> u16 {
@@ -114,6 +125,7 @@ pub(crate) fn recover(
     let mut counted = Vec::with_capacity(node.shards.len() + 1);
     let found = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&found);
+    let metrics = node.control.metrics();
     node.control.alarm().listen(move |damage| {
         found.fetch_add(1, Ordering::Relaxed);
         log_damage("control", damage);
@@ -124,6 +136,7 @@ pub(crate) fn recover(
         source: Box::new(move |take| {
             let help = "Damaged places found in control's journal since the start.";
             take("damage_found_total", help, seen.load(Ordering::Relaxed));
+            metrics.each(&mut *take);
         }),
         serves: None,
     });

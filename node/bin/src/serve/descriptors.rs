@@ -5,7 +5,7 @@
 use crate::admin;
 use crate::exit::{Exit, Failure};
 use tiderace_base::limits::CONNECTIONS_PER_SHARD_MAX;
-use tiderace_io::{descriptors_besides, pin};
+use tiderace_io::{descriptors_besides, descriptors_of_links, pin};
 
 /// The process itself: its streams, the data directory and its lock, the admin port's listener and what its runtime needs,
 /// and a file that is read for a moment.
@@ -19,6 +19,8 @@ const FILES_MAX: usize = 256;
 const CONNECTIONS_MIN: usize = 16;
 /// Connections beyond those that a shard serves, which are told why they are not.
 const TOLD_MAX: usize = 64;
+/// Links between control threads that may be open at once: two with each of as many nodes as a zone is likely to have.
+pub(crate) const LINKS_MAX: usize = 128;
 /// What a process has when nobody says otherwise.
 const LIMIT_UNKNOWN: u64 = 1024;
 
@@ -42,10 +44,15 @@ pub(crate) fn raise() -> u64 {
 }
 
 /// Divides `limit` descriptors among the threads of a node.
-pub(crate) fn divide(limit: u64, shards: u16) -> Result<Share, Failure> {
+pub(crate) fn divide(limit: u64, shards: u16, is_linked: bool) -> Result<Share, Failure> {
     let count = usize::from(shards.max(1));
     let journals = count + 1;
+    let links = match is_linked {
+        true => descriptors_of_links(LINKS_MAX),
+        false => 0,
+    };
     let fixed = PROCESS
+        + links
         + admin::CONNECTIONS_MAX
         + descriptors_besides(0)
         + count * descriptors_besides(LISTENERS);
@@ -84,14 +91,15 @@ mod tests {
         for shards in [1, 2, 3, 16, 255, 256_u16] {
             let count = usize::from(shards);
             let least = (0..u64::MAX)
-                .find(|limit| divide(*limit, shards).is_ok())
+                .find(|limit| divide(*limit, shards, true).is_ok())
                 .expect("some limit is enough");
             for limit in (least..least + 5000).chain([65_536, 1 << 20, u64::MAX]) {
-                let Ok(share) = divide(limit, shards) else {
+                let Ok(share) = divide(limit, shards, true) else {
                     assert!(limit < least, "{limit} is refused, {least} is not");
                     continue;
                 };
                 let all = PROCESS
+                    + descriptors_of_links(LINKS_MAX)
                     + admin::CONNECTIONS_MAX
                     + descriptors_besides(0)
                     + share.files_max
@@ -108,7 +116,7 @@ mod tests {
 
     #[test]
     fn with_enough_of_them_the_bounds_of_the_product_hold() {
-        let share = divide(1 << 20, 16).expect("enough");
+        let share = divide(1 << 20, 16, false).expect("enough");
         assert_eq!(share.connections_served, CONNECTIONS_PER_SHARD_MAX);
         assert_eq!(share.files_max, FILES_MAX);
     }
@@ -119,7 +127,7 @@ mod tests {
             (200, 2, "2 shards need at least"),
             (20, 1, "1 shard needs at least"),
         ] {
-            let failure = divide(limit, shards).expect_err("too few");
+            let failure = divide(limit, shards, true).expect_err("too few");
             assert_eq!(failure.exit, Exit::OpenFiles);
             let message = failure.to_string();
             assert!(

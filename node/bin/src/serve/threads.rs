@@ -2,6 +2,7 @@
 //! dies of a panic; nobody polls.
 
 use super::boot::{Machines, NodeSettings};
+use super::descriptors::LINKS_MAX;
 use crate::directory::DataDirectory;
 use crate::exit::{Exit, Failure};
 use crate::health::{Counted, Health, Take};
@@ -15,7 +16,9 @@ use tiderace_base::ids::ShardId;
 use tiderace_base::limits::KIB;
 use tiderace_base::mesh::Peer;
 use tiderace_base::operation::{Fatal, Machine};
-use tiderace_io::{Counters, Driver, DriverConfig, MeshBuilder, Outcome, StartError, StopHandle};
+use tiderace_io::{
+    Counters, Driver, DriverConfig, MeshBuilder, NodeLinks, Outcome, StartError, StopHandle,
+};
 
 /// A thread of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,12 +147,22 @@ pub(crate) fn drivers(
         }
         shards.push(driver);
     }
+    let links = node.identity.clone().zip(sockets.peers);
+    let links = links.map(|(identity, (door, _))| NodeLinks {
+        links_max: LINKS_MAX,
+        ..NodeLinks::new(identity, Some(door))
+    });
+    // Control accepts no clients; by itself it wants a few all the same.
+    let (receive_buffers, receive_buffer_bytes) = match links {
+        Some(_) => (32, 32 * KIB),
+        None => (2, 4 * KIB),
+    };
     let config = DriverConfig {
         journal: Some(directory.control.clone()),
         mesh: control_end,
-        // Control accepts nobody; the ring wants a few all the same.
-        receive_buffers: 2,
-        receive_buffer_bytes: 4 * KIB,
+        links,
+        receive_buffers,
+        receive_buffer_bytes,
         connections_max: 1,
         files_open_max: node.share.files_max,
         submission_entries: 64,
