@@ -228,8 +228,8 @@ fn entry_body(kind: EntryKind) -> Option<Vec<u8>> {
             slot: SLOT,
             epoch: EPOCH,
             last_epoch: Epoch::new(83),
-            end_seq: SlotSeq::new(84),
-            flushed_end_seq: SlotSeq::new(85),
+            last_seq: SlotSeq::new(84),
+            flushed_seq: SlotSeq::new(85),
             cut: true,
         }
         .to_bytes()
