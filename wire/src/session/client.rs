@@ -123,6 +123,9 @@ const fn class(kind: Kind) -> Class {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::GroupCommit
         | Kind::TaskTake
         | Kind::TaskSettle => Class::Foreign,
@@ -360,6 +363,9 @@ fn read(kind: Kind, control: &[u8]) -> Result<Answer<'_>, ControlError> {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::GroupCommit
         | Kind::GroupCommitted
         | Kind::TaskTake

@@ -127,6 +127,9 @@ const fn class(kind: Kind) -> Class {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::GroupCommitted
         | Kind::TaskGive
         | Kind::TaskSettled => Class::Foreign,
@@ -490,6 +493,9 @@ fn read(kind: Kind, control: &[u8]) -> Result<Request, ControlError> {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::GroupCommit
         | Kind::GroupCommitted
         | Kind::TaskTake
