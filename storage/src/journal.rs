@@ -90,6 +90,8 @@ pub struct Journal {
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
     pub(crate) cuts: Cuts,
     pub(crate) seals: Seals,
+    /// Slots that were marked, with the superblock that says so.
+    pub(crate) marking: Vec<(SlotId, u64)>,
     pub(crate) slot_outputs: Vec<SlotOutput>,
     pub(crate) footers: Footers,
     pub(crate) reads: Reads,
@@ -142,6 +144,7 @@ impl Journal {
             newest: found.newest,
             cuts: found.cuts,
             seals: Seals::new(found.superblock.seals.iter().copied()),
+            marking: Vec::new(),
             slot_outputs: Vec::new(),
             footers: Footers::new(settings.footer_cache_bytes, found.footers),
             reads: Reads::default(),
@@ -398,7 +401,7 @@ impl Journal {
         self.push_filling();
         self.push_scrub();
         self.write_superblock();
-        self.tell_seals();
+        self.tell_slots();
     }
 
     /// Ends a turn: submits the open chunk when a write may go.

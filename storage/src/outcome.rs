@@ -63,6 +63,11 @@ pub enum SlotOutput {
         /// Whole entries, or why there are none.
         result: Result<SlotEntries, SlotReadError>,
     },
+    /// A superblock says durably that the slot's copy here is suspect.
+    Marked {
+        /// Which slot.
+        slot: SlotId,
+    },
     /// A seal, everything before it, and a superblock that names it are durable: its answer may be given.
     Sealed {
         /// Which slot.

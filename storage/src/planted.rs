@@ -17,6 +17,8 @@ pub(crate) enum Bug {
     ForgetSeal,
     /// A seal is told of before the superblock has it. J-64
     TellSealEarly,
+    /// A mark is told of before the superblock has it. J-67
+    TellMarkEarly,
     /// A segment is released whatever entries of slots it holds. J-65
     ReleaseAboveBase,
     /// A checkpoint covers what its owner has not captured. J-66

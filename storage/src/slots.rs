@@ -1,5 +1,5 @@
 //! What a journal does for an owner that replicates slots: takes entries that another node's leader placed, cuts a slot,
-//! keeps what a slot promised, and gives a slot's entries back by their sequence, of whatever kind. J-60 to J-66
+//! keeps what a slot promised, and gives a slot's entries back by their sequence, of whatever kind. J-60 to J-67
 //!
 //! Knows no epoch's leader and no quorum: who may write what stands in `dataplane/replica`. Refuses an entry whose checksums
 //! do not hold, that has no number in its slot, or one that its slot gave before. Invariant: what a truncation took is
@@ -11,7 +11,9 @@ use crate::footers::{Alive, View};
 use crate::format::superblock::Truncation;
 use crate::index::NoteError;
 use crate::journal::Journal;
+use crate::marks::{Mark, MarkKind, clear_marks_of, put_mark};
 use crate::outcome::{ReadId, SlotEntries, SlotOutput};
+use crate::planted::{Bug, is_planted};
 use crate::reader::{Of, Want};
 use bytes::Bytes;
 use core::fmt;
@@ -237,8 +239,38 @@ impl Journal {
         })
     }
 
-    /// Tells of the seals that became durable.
-    pub(crate) fn tell_seals(&mut self) {
+    /// The slot's copy on this disk may lack anything from now on: its bytes cannot be read, or a part of a snapshot is about
+    /// to replace them. [`SlotOutput::Marked`] says when that is durable: touch nothing of the copy before.
+    pub fn mark_suspect(&mut self, slot: SlotId) {
+        let since_lsn = self.end_lsn();
+        let mark = Mark {
+            slot: Some(slot),
+            kind: MarkKind::Suspect,
+            greatest: None,
+            since_lsn,
+        };
+        put_mark(&mut self.superblocks.next.marks, mark);
+        let version = self.superblocks.ask();
+        self.marking.push((slot, version));
+    }
+
+    /// The slot has caught up past its marks: forgets them, durably with the superblock that is asked for with this.
+    pub fn clear_marks_of(&mut self, slot: SlotId) {
+        clear_marks_of(&mut self.superblocks.next.marks, slot);
+        self.superblocks.ask();
+    }
+
+    /// Tells of the marks and the seals that became durable.
+    pub(crate) fn tell_slots(&mut self) {
+        let superblocks = &self.superblocks;
+        let outputs = &mut self.slot_outputs;
+        self.marking.retain(|(slot, version)| {
+            let is_durable = superblocks.is_durable(*version) || is_planted(Bug::TellMarkEarly);
+            if is_durable {
+                outputs.push(SlotOutput::Marked { slot: *slot });
+            }
+            !is_durable
+        });
         let superblocks = &self.superblocks;
         let durable = self.inflight.durable();
         let told = self.seals.told(durable, |it| superblocks.is_durable(it));

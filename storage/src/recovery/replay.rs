@@ -15,7 +15,7 @@ use crate::format::segment::Predecessor;
 use crate::format::superblock::Superblock;
 use crate::index::{Footer, Life, SegmentIndex};
 use crate::journal::Replay;
-use crate::marks::{Mark, MarkKind};
+use crate::marks::{Mark, MarkKind, put_mark};
 use crate::seals::Seals;
 use crate::segments::Sealed;
 use std::collections::BTreeMap;
@@ -413,22 +413,5 @@ fn mark_cut(marks: &mut Vec<Mark>, superblock: &Superblock, stop: &Stop, remains
                 since_lsn: stop.lsn,
             },
         );
-    }
-}
-
-/// One mark of a kind for a slot: the greater, and none is greater than unknown.
-fn put_mark(marks: &mut Vec<Mark>, mark: Mark) {
-    match marks
-        .iter_mut()
-        .find(|it| it.slot == mark.slot && it.kind == mark.kind)
-    {
-        Some(held) => {
-            held.greatest = match (held.greatest, mark.greatest) {
-                (Some(a), Some(b)) => Some(a.max(b)),
-                _ => None,
-            };
-            held.since_lsn = mark.since_lsn;
-        }
-        None => marks.push(mark),
     }
 }

@@ -4,8 +4,8 @@
 
 mod zone;
 
-use crate::EntryRefused;
 use crate::planted::{Bug, plant};
+use crate::{EntryRefused, MarkKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tiderace_base::checksum::crc32c;
 use tiderace_base::disk::JournalFile;
@@ -185,6 +185,46 @@ fn a_promise_is_told_when_it_is_durable_and_never_forgotten() {
         plant(None);
         assert!(is_noticed, "{bug:?}");
     }
+}
+
+// J-67
+fn a_mark_is_told_when_a_superblock_has_it_and_goes_for_its_slot_alone() {
+    let slot = SlotId::new(2);
+    let marks = |zone: &mut Zone| -> Vec<(Option<SlotId>, MarkKind)> {
+        let marks = zone.journal().marks().iter();
+        marks.map(|mark| (mark.slot, mark.kind)).collect()
+    };
+    let mut zone = settled(6, 10);
+    zone.journal().mark_suspect(slot);
+    zone.world.flush();
+    complete_on(&mut zone, |file| file != JournalFile::Superblock);
+    zone.hear();
+    assert!(zone.marked.is_empty(), "a crash forgets it");
+    complete_on(&mut zone, |file| file == JournalFile::Superblock);
+    assert!(zone.marked.contains(&slot));
+    zone.world.crash();
+    zone.open().expect("nothing is damaged");
+    assert_eq!(marks(&mut zone), [(Some(slot), MarkKind::Suspect)]);
+    zone.journal().clear_marks_of(SlotId::new(1));
+    assert_eq!(marks(&mut zone), [(Some(slot), MarkKind::Suspect)]);
+    zone.journal().clear_marks_of(slot);
+    zone.settle();
+    zone.world.pass(20_000_000);
+    zone.world.tick();
+    zone.settle();
+    zone.world.crash();
+    zone.open().expect("nothing is damaged");
+    assert_eq!(marks(&mut zone), []);
+}
+
+#[test]
+fn a_copy_is_suspect_from_when_it_is_said() {
+    a_mark_is_told_when_a_superblock_has_it_and_goes_for_its_slot_alone();
+    plant(Some(Bug::TellMarkEarly));
+    let told_early =
+        catch_unwind(a_mark_is_told_when_a_superblock_has_it_and_goes_for_its_slot_alone);
+    plant(None);
+    assert!(told_early.is_err());
 }
 
 // J-41: directories of releases whose footers knew no slots open, and everything in them is found.

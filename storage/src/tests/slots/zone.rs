@@ -162,6 +162,7 @@ pub(super) struct Zone {
     /// By time: what is expected where nothing changes meanwhile.
     pub(super) times: BTreeMap<ReadId, Option<Option<(u64, u64)>>>,
     pub(super) told: BTreeSet<(SlotId, Epoch)>,
+    pub(super) marked: BTreeSet<SlotId>,
     /// Where the last read of a slot that found something ended.
     pub(super) last_next: u64,
     pub(super) counts: Counts,
@@ -211,6 +212,7 @@ impl Zone {
             asked_slots: BTreeMap::new(),
             times: BTreeMap::new(),
             told: BTreeSet::new(),
+            marked: BTreeSet::new(),
             last_next: 0,
             counts: Counts::default(),
         }
@@ -511,13 +513,18 @@ impl Zone {
         for output in out {
             self.take(output);
         }
-        for output in self.journal().take_slot_outputs() {
-            self.take_slot(output);
-        }
+        self.hear();
         if core::mem::take(&mut self.reclaims) {
             self.reclaim();
         }
         true
+    }
+
+    /// Takes what the journal says of slots.
+    pub(super) fn hear(&mut self) {
+        for output in self.journal().take_slot_outputs() {
+            self.take_slot(output);
+        }
     }
 
     pub(super) fn take(&mut self, output: Output) {
@@ -602,6 +609,9 @@ impl Zone {
     pub(super) fn take_slot(&mut self, output: SlotOutput) {
         let seed = self.seed;
         match output {
+            SlotOutput::Marked { slot } => {
+                self.marked.insert(slot);
+            }
             SlotOutput::Sealed { slot, epoch } => {
                 let known = self.records.iter().any(|record| match record {
                     Record::Seal(end, seal) => {
