@@ -176,16 +176,20 @@ impl SegmentIndex {
         if self.chunk.is_some_and(|chunk| note.chunk < chunk) {
             return Err(NoteError::Chunk);
         }
-        self.follows(note.slot, note.slot_seq, note.key)?;
+        let slot = self.place_of_slot(note.slot);
+        let partition = note.key.and_then(|key| self.place_of(key));
+        self.follows_at(slot, partition, note.slot, note.slot_seq)?;
         if self.chunk != Some(note.chunk) {
             // At most one chunk for each noted byte: the ordinal fits.
             self.chunk = Some(note.chunk);
             self.chunk_ordinal += 1;
         }
         self.filled_to = end;
-        self.note_slot(&note, end);
+        let slot = slot.unwrap_or_else(|| self.add_slot(note.slot));
+        self.note_slot(slot, &note, end);
         if let Some(key) = note.key {
-            self.note_partition(key, &note, end);
+            let partition = partition.unwrap_or_else(|| self.add(key, note.slot));
+            self.note_partition(partition, &note, end);
         }
         Ok(())
     }
@@ -200,29 +204,63 @@ impl SegmentIndex {
         seq: SlotSeq,
         key: Option<PartitionKey>,
     ) -> Result<(), NoteError> {
-        let last = self.slot(slot).and_then(|slot| slot.rows.last());
+        let partition = key.and_then(|key| self.place_of(key));
+        self.follows_at(self.place_of_slot(slot), partition, slot, seq)
+    }
+
+    fn follows_at(
+        &self,
+        place: Option<usize>,
+        partition: Option<usize>,
+        slot: SlotId,
+        seq: SlotSeq,
+    ) -> Result<(), NoteError> {
+        let last = place.and_then(|place| self.slots[place].rows.last());
         let next = last.map_or(0, SlotPositionRow::next_seq);
         if seq.get() < next.max(1) || seq == SlotSeq::MAX {
             return Err(NoteError::Sequence);
         }
-        let held = key.and_then(|key| self.indexed(key));
-        if held.is_some_and(|held| held.slot != slot) {
+        if partition.is_some_and(|place| self.partitions[place].slot != slot) {
             return Err(NoteError::Slot);
         }
         Ok(())
     }
 
-    fn note_slot(&mut self, note: &Note, end: u32) {
-        let next = self.slots.len() as u32;
-        let place = *self.slot_places.entry(note.slot).or_insert(next);
-        if place == next {
-            self.slots.push(IndexedSlot {
-                slot: note.slot,
-                chunk: CLOSED,
-                rows: Vec::new(),
-            });
-        }
-        let slot = &mut self.slots[place as usize];
+    fn place_of(&self, key: PartitionKey) -> Option<usize> {
+        Some(*self.by_key.get(&key)? as usize)
+    }
+
+    fn place_of_slot(&self, slot: SlotId) -> Option<usize> {
+        Some(*self.slot_places.get(&slot)? as usize)
+    }
+
+    fn add_slot(&mut self, slot: SlotId) -> usize {
+        let place = self.slots.len();
+        self.slot_places.insert(slot, place as u32);
+        self.slots.push(IndexedSlot {
+            slot,
+            chunk: CLOSED,
+            rows: Vec::new(),
+        });
+        place
+    }
+
+    fn add(&mut self, key: PartitionKey, slot: SlotId) -> usize {
+        let place = self.partitions.len();
+        self.by_key.insert(key, place as u32);
+        self.partitions.push(Indexed {
+            key,
+            slot,
+            first_time_us: 0,
+            next_offset: Offset::ZERO,
+            chunk: CLOSED,
+            rows: Vec::new(),
+        });
+        place
+    }
+
+    fn note_slot(&mut self, place: usize, note: &Note, end: u32) {
+        let slot = &mut self.slots[place];
         let is_open = slot.chunk == self.chunk_ordinal;
         slot.chunk = self.chunk_ordinal;
         if let (true, Some(last)) = (is_open, slot.rows.last_mut())
@@ -236,9 +274,9 @@ impl SegmentIndex {
             .push(SlotPositionRow::new(note.slot_seq, note.at, note.bytes));
     }
 
-    fn note_partition(&mut self, key: PartitionKey, note: &Note, end: u32) {
+    fn note_partition(&mut self, place: usize, note: &Note, end: u32) {
         let chunk = self.chunk_ordinal;
-        let indexed = self.indexed_mut(key, note.slot);
+        let indexed = &mut self.partitions[place];
         let superseding = note.base_offset < indexed.next_offset;
         if superseding {
             indexed.drop_from(note.base_offset);
@@ -277,40 +315,22 @@ impl SegmentIndex {
         self.rows_capacity += grown;
     }
 
-    fn indexed_mut(&mut self, key: PartitionKey, slot: SlotId) -> &mut Indexed {
-        let next = self.partitions.len();
-        let index = *self.by_key.entry(key).or_insert(next as u32) as usize;
-        if index == next {
-            self.partitions.push(Indexed {
-                key,
-                slot,
-                first_time_us: 0,
-                next_offset: Offset::ZERO,
-                chunk: CLOSED,
-                rows: Vec::new(),
-            });
-        }
-        &mut self.partitions[index]
-    }
-
     fn indexed(&self, key: PartitionKey) -> Option<&Indexed> {
-        let index = *self.by_key.get(&key)?;
-        self.partitions.get(index as usize)
+        Some(&self.partitions[self.place_of(key)?])
     }
 
     fn slot(&self, slot: SlotId) -> Option<&IndexedSlot> {
-        let index = *self.slot_places.get(&slot)?;
-        self.slots.get(index as usize)
+        Some(&self.slots[self.place_of_slot(slot)?])
     }
 
     /// Forgets what the slot holds here from `from` on: a truncation said that it is dead. Nothing else changes, so that a
     /// scan that meets the truncation at the same place arrives at the same index. Of a run in whose middle the cut lies
     /// the partitions' positions keep the whole: only the entries tell where in it that is. J-61
     pub fn truncate(&mut self, slot: SlotId, from: SlotSeq) {
-        let Some(&place) = self.slot_places.get(&slot) else {
+        let Some(place) = self.place_of_slot(slot) else {
             return;
         };
-        let held = &mut self.slots[place as usize];
+        let held = &mut self.slots[place];
         if held
             .rows
             .last()
