@@ -140,14 +140,8 @@ pub(crate) fn entries_are_good(header: &ChunkHeader, chunk: &[u8]) -> bool {
                 EntryKind::Truncate => Truncate::from_bytes(body)
                     .is_ok_and(|it| it.from_seq > SlotSeq::ZERO && it.slot.get() < SLOTS),
                 EntryKind::Seal => Seal::from_bytes(body).is_ok_and(|it| it.slot.get() < SLOTS),
-                EntryKind::EpochStart
-                | EntryKind::StartOffset
-                | EntryKind::ProducerExpire
-                | EntryKind::GroupOffset
-                | EntryKind::TaskTransition
-                | EntryKind::Loss
-                | EntryKind::PartitionDrop
-                | EntryKind::Catalogue => true,
+                // What it means is its owner's business.
+                kind => kind.body_bytes().is_none_or(|bytes| bytes == body.len()),
             });
         if !good {
             return false;
