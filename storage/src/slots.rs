@@ -8,6 +8,7 @@
 use crate::cuts::{Cut, oldest_dead};
 use crate::entry::{Class, EntryMeta, Placed, Refused};
 use crate::footers::{Alive, View};
+use crate::format::COUNT_MAX;
 use crate::format::superblock::Truncation;
 use crate::index::NoteError;
 use crate::journal::Journal;
@@ -18,7 +19,7 @@ use crate::reader::{Of, Want};
 use bytes::Bytes;
 use core::fmt;
 use tiderace_base::ids::SlotId;
-use tiderace_base::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
+use tiderace_base::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, SLOTS};
 use tiderace_base::operation::Effects;
 use tiderace_base::position::{Lsn, Offset, SlotSeq};
 use tiderace_wire::batch::{BatchHeader, HeaderError, Placement};
@@ -31,8 +32,10 @@ pub enum EntryRefused {
     Now(Refused),
     /// It is no whole entry: fetch it again.
     Header(HeaderError),
-    /// It is of a kind that belongs to one replica alone, or that this release does not know.
+    /// It is of a kind that belongs to one replica alone, or its body has not the size of its kind.
     Kind,
+    /// Its slot is none, or its sequence is greater than any: whoever sent it is wrong.
+    Number,
     /// It does not follow what this segment holds of its slot and its partition: whoever sent it is wrong.
     Order(NoteError),
     /// It is larger than an entry of this journal may be.
@@ -44,7 +47,11 @@ impl fmt::Display for EntryRefused {
         match self {
             Self::Now(refused) => refused.fmt(f),
             Self::Header(error) => error.fmt(f),
-            Self::Kind => write!(f, "entries of this kind are not copied from another node"),
+            Self::Kind => write!(
+                f,
+                "no entry of this kind and size is copied from another node"
+            ),
+            Self::Number => write!(f, "no slot has this number, or no entry this sequence"),
             Self::Order(error) => error.fmt(f),
             Self::Size => write!(f, "the entry is larger than this journal's largest"),
         }
@@ -93,8 +100,13 @@ impl Journal {
             .and_then(|()| header.check_body(body))
             .map_err(EntryRefused::Header)?;
         let kind = header.entry_kind().map_err(EntryRefused::Header)?;
-        if kind.is_local() {
+        // A start that met either would take its chunk for damaged.
+        let is_sized = kind.body_bytes().is_none_or(|bytes| bytes == body.len());
+        if kind.is_local() || !is_sized {
             return Err(EntryRefused::Kind);
+        }
+        if header.slot().get() >= SLOTS || header.slot_seq().get() > COUNT_MAX {
+            return Err(EntryRefused::Number);
         }
         let meta = EntryMeta::of(header);
         if meta.key.is_some() && meta.next_offset <= meta.base_offset {
@@ -124,10 +136,13 @@ impl Journal {
     /// See [`CutRefused`].
     ///
     /// # Panics
-    /// When it cuts from sequence 0, which no entry has.
+    /// When it cuts from a sequence that no entry has, or names no slot.
     pub fn truncate_slot(&mut self, truncate: &Truncate) -> Result<Placed, CutRefused> {
         let (slot, from) = (truncate.slot, truncate.from_seq);
-        assert!(from > SlotSeq::ZERO, "no entry has sequence 0");
+        assert!(
+            (1..=COUNT_MAX).contains(&from.get()) && slot.get() < SLOTS,
+            "some entry may have this number"
+        );
         if !self.cuts.has_room(slot) {
             return Err(CutRefused::TooMany);
         }
@@ -160,11 +175,15 @@ impl Journal {
     /// See [`Refused`]: nothing was written.
     ///
     /// # Panics
-    /// When the slot promised as much before.
+    /// When the slot promised as much before, or there is no such slot, or it says a sequence that no entry has.
     pub fn seal_slot(&mut self, seal: &Seal) -> Result<Placed, Refused> {
         assert!(
             self.seals.epoch_of(seal.slot) < Some(seal.epoch),
             "a promise never goes back"
+        );
+        assert!(
+            seal.slot.get() < SLOTS && seal.last_seq.max(seal.flushed_seq).get() <= COUNT_MAX,
+            "a superblock that says more is not believed"
         );
         let body = seal.to_bytes();
         let placed = self.append_local(EntryKind::Seal, seal.slot, seal.epoch, &body)?;

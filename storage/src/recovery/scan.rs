@@ -2,6 +2,7 @@
 //! place proves that it was durable. Holds one window of a segment at a time.
 
 use super::window::Window;
+use crate::format::COUNT_MAX;
 use crate::format::chunk::{ChunkHeader, Life, decode_first};
 use crate::index::{Note, SegmentIndex};
 use crate::{EntryMeta, OpenError};
@@ -137,9 +138,14 @@ pub(crate) fn entries_are_good(header: &ChunkHeader, chunk: &[u8]) -> bool {
             && entry.check_body(body).is_ok()
             && entry.entry_kind().is_ok_and(|kind| match kind {
                 EntryKind::Data => entry.next_offset() > entry.base_offset(),
-                EntryKind::Truncate => Truncate::from_bytes(body)
-                    .is_ok_and(|it| it.from_seq > SlotSeq::ZERO && it.slot.get() < SLOTS),
-                EntryKind::Seal => Seal::from_bytes(body).is_ok_and(|it| it.slot.get() < SLOTS),
+                // The superblock repeats both, and what says more than it may is not believed.
+                EntryKind::Truncate => Truncate::from_bytes(body).is_ok_and(|it| {
+                    (1..=COUNT_MAX).contains(&it.from_seq.get()) && it.slot.get() < SLOTS
+                }),
+                EntryKind::Seal => Seal::from_bytes(body).is_ok_and(|it| {
+                    let greatest = it.last_seq.max(it.flushed_seq);
+                    greatest.get() <= COUNT_MAX && it.slot.get() < SLOTS
+                }),
                 // What it means is its owner's business.
                 kind => kind.body_bytes().is_none_or(|bytes| bytes == body.len()),
             });

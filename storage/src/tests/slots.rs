@@ -4,6 +4,7 @@
 
 mod zone;
 
+use crate::index::NoteError;
 use crate::planted::{Bug, plant};
 use crate::{EntryRefused, MarkKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -267,19 +268,39 @@ fn what_another_node_placed_is_judged_before_it_is_taken() {
     // J-60
     let found = zone.journal().append_entry(&entry.bytes);
     assert!(matches!(found, Err(EntryRefused::Order(_))));
-    let body = a_seal(1, 1).to_bytes();
-    let mut local = encode_entry(EntryKind::Seal, NO_PARTITION, &body);
-    local.place(Placement {
-        base_offset: Offset::ZERO,
-        slot_seq: SlotSeq::ZERO,
-        epoch: Epoch::new(1),
-        slot: SlotId::new(1),
-        entry_kind: EntryKind::Seal,
-        append_time_us: 1,
-    });
-    let local = [&local.bytes()[..], &body].concat();
-    let found = zone.journal().append_entry(&local);
-    assert_eq!(found, Err(EntryRefused::Kind));
+    // Whole in themselves, and yet no entries: of this replica alone, of another size than their kind, of no slot, and of a
+    // sequence beyond all.
+    let placed = |kind, slot, seq| {
+        let body = a_seal(1, 1).to_bytes();
+        let mut header = encode_entry(EntryKind::Seal, NO_PARTITION, &body);
+        header.place(Placement {
+            base_offset: Offset::ZERO,
+            slot_seq: SlotSeq::new(seq),
+            epoch: Epoch::new(1),
+            slot: SlotId::new(slot),
+            entry_kind: kind,
+            append_time_us: 1,
+        });
+        [&header.bytes()[..], &body].concat()
+    };
+    assert_eq!(EntryKind::EpochStart.body_bytes(), Some(Seal::BYTES));
+    for (entry, expected) in [
+        (placed(EntryKind::Seal, 1, 0), EntryRefused::Kind),
+        (placed(EntryKind::Truncate, 1, 9), EntryRefused::Kind),
+        (placed(EntryKind::StartOffset, 1, 9), EntryRefused::Kind),
+        (placed(EntryKind::EpochStart, 1024, 9), EntryRefused::Number),
+        (
+            placed(EntryKind::EpochStart, 1, (1 << 62) + 1),
+            EntryRefused::Number,
+        ),
+        (
+            placed(EntryKind::EpochStart, 1, 0),
+            EntryRefused::Order(NoteError::Sequence),
+        ),
+    ] {
+        let found = zone.journal().append_entry(&entry);
+        assert_eq!(found, Err(expected));
+    }
     let found = zone.journal().append_entry(&vec![0; 17 << 10]);
     assert_eq!(found, Err(EntryRefused::Size));
     assert_eq!(zone.journal().end_lsn(), end, "nothing was written");
