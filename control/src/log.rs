@@ -237,7 +237,8 @@ impl Log {
                     key: None,
                     slot: SLOT,
                     epoch: place.epoch,
-                    slot_seq: place.sequence,
+                    // This log goes back where leaders change: the journal does not follow it.
+                    slot_seq: SlotSeq::ZERO,
                     base_offset: Offset::ZERO,
                     next_offset: Offset::ZERO,
                     append_time_us,

@@ -3,6 +3,8 @@
 
 use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::position::{Epoch, Lsn, Offset, SlotSeq};
+use tiderace_wire::batch::BatchHeader;
+use tiderace_wire::entry::EntryKind;
 
 /// On whose behalf an entry is appended: decides which reserves it may use on a full disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +61,27 @@ pub struct EntryMeta {
     pub next_offset: Offset,
     /// The broker's time on it.
     pub append_time_us: u64,
+}
+
+impl EntryMeta {
+    /// What the header of a placed entry says.
+    #[must_use]
+    pub fn of(header: &BatchHeader) -> Self {
+        let is_data = header.entry_kind() == Ok(EntryKind::Data);
+        Self {
+            key: is_data.then(|| header.key()),
+            slot: header.slot(),
+            epoch: header.epoch(),
+            // Consensus' log goes back and has rules of its own: the journal does not follow it.
+            slot_seq: match header.entry_kind() {
+                Ok(EntryKind::Catalogue | EntryKind::Consensus) => SlotSeq::ZERO,
+                _ => header.slot_seq(),
+            },
+            base_offset: header.base_offset(),
+            next_offset: header.next_offset(),
+            append_time_us: header.append_time_us(),
+        }
+    }
 }
 
 /// Where an entry went.

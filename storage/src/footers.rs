@@ -2,21 +2,24 @@
 //! in memory within a bound, loaded again when they are needed, and built anew from the segment when the footer is absent
 //! or wrong. Until a footer is written, it or the index that it is made from stays in memory.
 
+use crate::cuts::Cuts;
 use crate::format::chunk::decode_first;
-use crate::index::{Footer, FooterCache, Located, Note, Partition, Sealing, SegmentIndex};
+use crate::index::{
+    Footer, FooterCache, Located, Partition, Sealing, SegmentIndex, SlotPosition, SlotSpan,
+};
 use crate::journal::Journal;
 use crate::operations::Op;
 use crate::outcome::{ReadError, ReadId};
-use crate::recovery::{Chunk, entries_are_good};
+use crate::planted::{Bug, is_planted};
+use crate::recovery::{Chunk, entries_are_good, note_entry};
 use crate::segments::Sealed;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use tiderace_base::disk::{DiskError, JournalFile};
-use tiderace_base::ids::PartitionKey;
+use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use tiderace_base::operation::Effect;
-use tiderace_base::position::{Lsn, Offset};
-use tiderace_wire::entry::EntryKind;
+use tiderace_base::position::{Lsn, Offset, SlotSeq};
 
 /// Positions copied into a footer in one turn.
 const POSITIONS_AT_ONCE: usize = 4096;
@@ -72,24 +75,18 @@ pub(crate) enum View<'a> {
 }
 
 impl View<'_> {
-    pub(crate) fn partition(&self, key: PartitionKey) -> Option<Partition> {
+    fn slot_of(&self, key: PartitionKey) -> Option<SlotId> {
         match self {
-            Self::Open(index) => index.partition(key),
-            Self::Footer(footer) => footer.partition(key),
+            Self::Open(index) => index.slot_of(key),
+            Self::Footer(footer) => footer.slot_of(key),
         }
     }
 
-    pub(crate) fn locate(&self, key: PartitionKey, offset: Offset) -> Option<Located> {
+    /// What lives of the slot when `dead_from` and what follows is dead.
+    pub(crate) fn slot_span(&self, slot: SlotId, dead_from: SlotSeq) -> Option<SlotSpan> {
         match self {
-            Self::Open(index) => index.locate(key, offset),
-            Self::Footer(footer) => footer.locate(key, offset),
-        }
-    }
-
-    pub(crate) fn locate_time(&self, key: PartitionKey, time_us: u64) -> Option<Located> {
-        match self {
-            Self::Open(index) => index.locate_time(key, time_us),
-            Self::Footer(footer) => footer.locate_time(key, time_us),
+            Self::Open(index) => index.slot_span(slot, dead_from),
+            Self::Footer(footer) => footer.slot_span(slot, dead_from),
         }
     }
 
@@ -104,6 +101,77 @@ impl View<'_> {
     /// Whether `previous_seq` tells.
     pub(crate) fn has_links(&self) -> bool {
         matches!(self, Self::Footer(_))
+    }
+}
+
+/// The index of a life with what truncations behind that life took: the only way to ask it. J-61
+pub(crate) struct Alive<'a> {
+    view: &'a View<'a>,
+    cuts: &'a Cuts,
+    /// Where the life ends.
+    end: Lsn,
+}
+
+impl<'a> Alive<'a> {
+    pub(crate) fn new(view: &'a View<'a>, cuts: &'a Cuts, end: Lsn) -> Self {
+        Self { view, cuts, end }
+    }
+
+    fn dead_from(&self, slot: SlotId) -> SlotSeq {
+        if is_planted(Bug::BelieveOldIndex) {
+            return SlotSeq::MAX;
+        }
+        self.cuts.dead_from(slot, self.end)
+    }
+
+    fn dead_from_in(&self, key: PartitionKey) -> Option<SlotSeq> {
+        Some(self.dead_from(self.view.slot_of(key)?))
+    }
+
+    pub(crate) fn partition(&self, key: PartitionKey) -> Option<Partition> {
+        let dead_from = self.dead_from_in(key)?;
+        match self.view {
+            View::Open(index) => index.partition(key, dead_from),
+            View::Footer(footer) => footer.partition(key, dead_from),
+        }
+    }
+
+    pub(crate) fn locate(&self, key: PartitionKey, offset: Offset) -> Option<Located> {
+        let dead_from = self.dead_from_in(key)?;
+        match self.view {
+            View::Open(index) => index.locate(key, offset, dead_from),
+            View::Footer(footer) => footer.locate(key, offset, dead_from),
+        }
+    }
+
+    pub(crate) fn locate_time(&self, key: PartitionKey, time_us: u64) -> Option<Located> {
+        let dead_from = self.dead_from_in(key)?;
+        match self.view {
+            View::Open(index) => index.locate_time(key, time_us, dead_from),
+            View::Footer(footer) => footer.locate_time(key, time_us, dead_from),
+        }
+    }
+
+    pub(crate) fn slot_span(&self, slot: SlotId) -> Option<SlotSpan> {
+        self.view.slot_span(slot, self.dead_from(slot))
+    }
+
+    pub(crate) fn locate_seq(&self, slot: SlotId, seq: SlotSeq) -> Option<SlotPosition> {
+        let dead_from = self.dead_from(slot);
+        match self.view {
+            View::Open(index) => index.locate_seq(slot, seq, dead_from),
+            View::Footer(footer) => footer.locate_seq(slot, seq, dead_from),
+        }
+    }
+
+    /// Every partition of which something lives.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let all: Vec<PartitionKey> = match self.view {
+            View::Open(index) => index.partitions().map(|it| it.key).collect(),
+            View::Footer(footer) => footer.partitions().map(|it| it.key).collect(),
+        };
+        let living = all.into_iter().filter_map(|key| self.partition(key));
+        living.collect()
     }
 }
 
@@ -409,7 +477,11 @@ impl Journal {
                 at,
                 bytes: chunk,
             };
-            if !note_chunk(&mut index, &chunk, lsn) {
+            let mut good = true;
+            chunk.entries(|at, header, bytes| {
+                good &= note_entry(&mut index, lsn, at, header, bytes);
+            });
+            if !good {
                 break;
             }
             done += header.chunk_bytes;
@@ -453,24 +525,4 @@ impl Journal {
         }
         self.reclaim_unblocked();
     }
-}
-
-fn note_chunk(index: &mut SegmentIndex, chunk: &Chunk<'_>, lsn: Lsn) -> bool {
-    let mut good = true;
-    chunk.entries(|at, header, bytes| {
-        if header.entry_kind() == Ok(EntryKind::Data) {
-            good &= index
-                .note(Note {
-                    key: header.key(),
-                    base_offset: header.base_offset(),
-                    next_offset: header.next_offset(),
-                    append_time_us: header.append_time_us(),
-                    at: at as u32,
-                    bytes: bytes.len() as u32,
-                    chunk: lsn,
-                })
-                .is_ok();
-        }
-    });
-    good
 }

@@ -3,15 +3,17 @@
 //! write or a sync has failed: what the disk then holds is not known. J-16
 
 use crate::checkpointing::Checkpointing;
+use crate::cuts::Cuts;
 use crate::entry::{Class, Refused};
 use crate::footers::Footers;
 use crate::marks::Mark;
 use crate::operations::{Op, Operations};
-use crate::outcome::{Output, ReadId};
-use crate::reader::{Pace, Reads, Want};
+use crate::outcome::{Output, ReadId, SlotOutput};
+use crate::reader::{Of, Pace, Reads, Want};
 use crate::reclaim::Reclaim;
 use crate::recovery::Recovered;
 use crate::scrub::Scrub;
+use crate::seals::Seals;
 use crate::segments::{Active, Begun, Sealed};
 use crate::settings::Settings;
 use crate::spares::Spares;
@@ -25,11 +27,11 @@ use crate::writer::{Draft, Ready};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use tiderace_base::disk::{DiskError, JournalFile};
-use tiderace_base::ids::{DiskId, JournalId, PartitionKey};
+use tiderace_base::ids::{DiskId, JournalId, PartitionKey, SlotId};
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::{Effect, Effects, Event, Fatal, OpId};
 use tiderace_base::planted::{Bug, is_planted};
-use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::position::{Lsn, Offset, SlotSeq};
 use tiderace_base::prng::Prng;
 use tiderace_base::time::{Mono, Now};
 use tiderace_wire::batch::BatchHeader;
@@ -47,6 +49,12 @@ pub trait Replay {
 pub trait Starts {
     /// The partition's first kept offset; none: the partition was dropped. Only starts whose entries are in the journal.
     fn start_of(&self, key: PartitionKey) -> Option<Offset>;
+
+    /// Entries of the slot above this sequence are kept as entries. Nobody follows the slots of an owner that does not say:
+    /// then none is kept for its sequence.
+    fn base_of(&self, _slot: SlotId) -> SlotSeq {
+        SlotSeq::MAX
+    }
 }
 
 /// One shard's journal.
@@ -80,6 +88,11 @@ pub struct Journal {
     read_only_told: bool,
     // Where it is found again.
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) cuts: Cuts,
+    pub(crate) seals: Seals,
+    /// Slots that were marked, with the superblock that says so.
+    pub(crate) marking: Vec<(SlotId, u64)>,
+    pub(crate) slot_outputs: Vec<SlotOutput>,
     pub(crate) footers: Footers,
     pub(crate) reads: Reads,
     pub(crate) pace: Pace,
@@ -107,7 +120,7 @@ impl Journal {
             outputs: Vec::new(),
             poisoned: false,
             stats: Stats::default(),
-            superblocks: Superblocks::new(found.superblock),
+            superblocks: Superblocks::new(found.superblock.clone()),
             regions: Regions::new(settings.region_bytes, settings.regions_max),
             open: OpenChunk::default(),
             ready: VecDeque::new(),
@@ -129,6 +142,10 @@ impl Journal {
             reclaim: Reclaim::default(),
             read_only_told: false,
             newest: found.newest,
+            cuts: found.cuts,
+            seals: Seals::new(found.superblock.seals.iter().copied()),
+            marking: Vec::new(),
+            slot_outputs: Vec::new(),
             footers: Footers::new(settings.footer_cache_bytes, found.footers),
             reads: Reads::default(),
             pace: Pace::new(),
@@ -227,7 +244,7 @@ impl Journal {
         bytes_max: usize,
         effects: &mut Effects,
     ) -> ReadId {
-        let id = self.start_read(key, Want::Batches { from, bytes_max });
+        let id = self.start_read(Of::Partition(key), Want::Batches { from, bytes_max });
         effects.append(&mut self.outbox);
         id
     }
@@ -235,7 +252,7 @@ impl Journal {
     /// Looks for a partition's first durable batch whose append time is at or after `time_us`. Answered by
     /// [`Output::Time`], never at once.
     pub fn read_time(&mut self, key: PartitionKey, time_us: u64, effects: &mut Effects) -> ReadId {
-        let id = self.start_read(key, Want::Time { time_us });
+        let id = self.start_read(Of::Partition(key), Want::Time { time_us });
         effects.append(&mut self.outbox);
         id
     }
@@ -384,6 +401,7 @@ impl Journal {
         self.push_filling();
         self.push_scrub();
         self.write_superblock();
+        self.tell_slots();
     }
 
     /// Ends a turn: submits the open chunk when a write may go.

@@ -7,6 +7,7 @@
 mod alarm;
 pub mod checkpoint;
 mod checkpointing;
+mod cuts;
 mod entry;
 mod error;
 mod filling;
@@ -17,12 +18,15 @@ mod journal;
 mod marks;
 mod operations;
 mod outcome;
+mod planted;
 mod reader;
 mod reclaim;
 mod recovery;
 mod scrub;
+mod seals;
 mod segments;
 mod settings;
+mod slots;
 mod spares;
 mod stats;
 mod tail;
@@ -36,8 +40,12 @@ pub use entry::{Class, EntryMeta, Placed, Refused};
 pub use error::OpenError;
 pub use journal::{Journal, Replay, Starts};
 pub use marks::{Mark, MarkKind};
-pub use outcome::{Damage, DamagedRange, Output, ReadBatches, ReadError, ReadId};
+pub use outcome::{
+    Damage, DamagedRange, Output, ReadBatches, ReadError, ReadId, SlotEntries, SlotOutput,
+    SlotReadError,
+};
 pub use recovery::{Recovery, StandIn, open, recover};
 pub use settings::{Scrubbing, Settings};
+pub use slots::{CutRefused, EntryRefused};
 pub use stats::Stats;
 pub use writer::Draft;

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use core::fmt;
 use tiderace_base::disk::{DiskError, JournalFile};
-use tiderace_base::ids::PartitionKey;
+use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::operation::Fatal;
-use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::position::{Epoch, Lsn, Offset, SlotSeq};
 
 /// Names a read between its request and its answer. Never reused within a boot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -52,6 +52,82 @@ pub enum Output {
     /// The journal has failed for good. Acknowledge nothing more, say why, exit.
     Fatal(Fatal),
 }
+
+/// What happened to slots, for an owner that replicates them.
+#[derive(Debug)]
+pub enum SlotOutput {
+    /// Answers `Journal::read_slot`.
+    Entries {
+        /// Which.
+        id: ReadId,
+        /// Whole entries, or why there are none.
+        result: Result<SlotEntries, SlotReadError>,
+    },
+    /// A superblock says durably that the slot's copy here is suspect.
+    Marked {
+        /// Which slot.
+        slot: SlotId,
+    },
+    /// A seal, everything before it, and a superblock that names it are durable: its answer may be given.
+    Sealed {
+        /// Which slot.
+        slot: SlotId,
+        /// The epoch that was promised.
+        epoch: Epoch,
+    },
+}
+
+/// Entries of one slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlotEntries {
+    /// Whole, verified when they come from the disk, one sequence after the other, the first the one asked for.
+    pub entries: Vec<Bytes>,
+    /// Where to read on.
+    pub next: SlotSeq,
+    /// Bytes of the buffers that the entries are slices of: what holding any of them holds.
+    pub buffer_bytes: usize,
+}
+
+/// Why a read of a slot has no entries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SlotReadError {
+    /// Nothing durable that lives has this sequence.
+    AtEnd,
+    /// What was asked for is gone; the first that is kept as an entry.
+    BelowFirst(SlotSeq),
+    /// Bytes that were durable fail their checksum. Ship nothing of this range: fetch it from a peer.
+    Damaged {
+        /// In which file.
+        file: JournalFile,
+        /// From which byte.
+        at: u64,
+        /// How many bytes are in doubt.
+        bytes: u64,
+    },
+    /// The disk could not read.
+    Disk(DiskError),
+}
+
+impl fmt::Display for SlotReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtEnd => write!(f, "nothing durable has this sequence yet"),
+            Self::BelowFirst(first) => {
+                write!(
+                    f,
+                    "entries are kept from sequence {first} on: take a snapshot"
+                )
+            }
+            Self::Damaged { file, at, bytes } => write!(
+                f,
+                "{bytes} bytes from byte {at} of {file} are damaged: fetch the entries from a peer"
+            ),
+            Self::Disk(error) => write!(f, "the disk could not read: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for SlotReadError {}
 
 /// A place of the log whose bytes are not what was written.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -2,18 +2,21 @@
 //! data there, both checkpoints cover it and more, and nothing reads it; its file is used again only when that is durable, so that
 //! no crash brings a row back whose bytes are gone. J-14, J-15
 
-use crate::footers::{View, Waiter};
+use crate::footers::{Alive, View, Waiter};
 use crate::format::superblock::FREE_MAX;
 use crate::index::Footer;
 use crate::journal::{Journal, Starts};
 use crate::operations::Op;
 use crate::outcome::Output;
+use crate::planted::{self, is_planted as is_planted_here};
+use crate::segments::Witness;
 use crate::spares::Releasing;
 use tiderace_base::disk::JournalFile;
+use tiderace_base::ids::SlotId;
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::Effect;
 use tiderace_base::planted::{Bug, is_planted};
-use tiderace_base::position::Lsn;
+use tiderace_base::position::{Lsn, SlotSeq};
 use tiderace_base::time::Mono;
 
 /// Indexes looked at in one call.
@@ -43,6 +46,12 @@ impl Reclaim {
     pub(crate) fn is_deciding(&self, seq: u64) -> bool {
         self.loaded.as_ref().is_some_and(|it| it.life().seq == seq)
     }
+}
+
+/// Whether a segment whose entries of the slot end before `next` holds one above the slot's base. J-65
+fn is_above_base(starts: &impl Starts, slot: SlotId, next: SlotSeq) -> bool {
+    SlotSeq::new(next.get() - 1) > starts.base_of(slot)
+        && !is_planted_here(planted::Bug::ReleaseAboveBase)
 }
 
 impl Journal {
@@ -93,9 +102,13 @@ impl Journal {
         let Some(sealed) = self.segments.get(&seq) else {
             return false;
         };
-        let is_needed = sealed
-            .witness
-            .is_some_and(|(key, end)| starts.start_of(key).is_some_and(|start| start < end));
+        let is_needed = match sealed.witness {
+            Some(Witness::Partition(key, end)) => {
+                starts.start_of(key).is_some_and(|start| start < end)
+            }
+            Some(Witness::Slot(slot, next)) => is_above_base(starts, slot, next),
+            None => false,
+        };
         if sealed.row.end >= covered
             || is_needed
             || sealed.unreadable_until.is_some_and(|until| now < until)
@@ -109,15 +122,27 @@ impl Journal {
 
     /// Releases the segment, or remembers why not.
     fn judge(&mut self, seq: u64, footer: &Footer, starts: &impl Starts) {
-        let witness = footer.partitions().find(|partition| {
-            starts
-                .start_of(partition.key)
-                .is_some_and(|start| start < partition.next_offset)
+        let view = View::Footer(footer.clone());
+        let alive = Alive::new(&view, &self.cuts, footer.life().end);
+        let partition = footer.partitions().find_map(|partition| {
+            // What a truncation took keeps nothing. J-61
+            let living = alive.partition(partition.key)?;
+            let start = starts.start_of(living.key)?;
+            (start < living.next_offset)
+                .then_some(Witness::Partition(living.key, living.next_offset))
+        });
+        let mut slots = footer.slots();
+        let witness = partition.or_else(|| {
+            slots.find_map(|span| {
+                let living = alive.slot_span(span.slot)?;
+                is_above_base(starts, living.slot, living.next_seq)
+                    .then_some(Witness::Slot(living.slot, living.next_seq))
+            })
         });
         match witness.filter(|_| !is_planted(Bug::RecycleTooEarly)) {
-            Some(partition) => {
+            Some(witness) => {
                 if let Some(sealed) = self.segments.get_mut(&seq) {
-                    sealed.witness = Some((partition.key, partition.next_offset));
+                    sealed.witness = Some(witness);
                 }
             }
             None => self.release(seq, footer),
@@ -180,6 +205,7 @@ impl Journal {
             }
         }
         self.footers.forget(seq);
+        self.forget_cuts();
         self.stats.segments_recycled += 1;
         // A file that was damaged, or is not there any more, gets no other life.
         let was_damaged = self.scrub.forget(seq);

@@ -4,10 +4,19 @@
 use crate::checkpoint::SegmentRow;
 use crate::format::chunk;
 use crate::index::{Life, SegmentIndex};
-use tiderace_base::ids::{JournalId, PartitionKey};
+use tiderace_base::ids::{JournalId, PartitionKey, SlotId};
 use tiderace_base::limits::BLOCK_BYTES;
-use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::position::{Lsn, Offset, SlotSeq};
 use tiderace_base::time::Mono;
+
+/// Who needed a segment when somebody looked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Witness {
+    /// A partition, and the end of its data there.
+    Partition(PartitionKey, Offset),
+    /// A slot, and the end of its entries there.
+    Slot(SlotId, SlotSeq),
+}
 
 /// A segment that takes no more chunks.
 #[derive(Clone, Debug)]
@@ -15,8 +24,7 @@ pub(crate) struct Sealed {
     pub(crate) row: SegmentRow,
     /// Recovery cut its file: it cannot be used for another life.
     pub(crate) is_short: bool,
-    /// A partition that still needed it when somebody looked, and the end of its data here.
-    pub(crate) witness: Option<(PartitionKey, Offset)>,
+    pub(crate) witness: Option<Witness>,
     /// Its index could be neither read nor built: it is not tried again before this to release the segment.
     pub(crate) unreadable_until: Option<Mono>,
 }

@@ -66,6 +66,11 @@ impl Tail {
         (to <= held.bytes.len()).then(|| held.bytes.slice(from..to))
     }
 
+    /// Where the oldest chunk that is held begins.
+    pub(crate) fn oldest(&self) -> Option<Lsn> {
+        Some(self.chunks.front()?.lsn)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

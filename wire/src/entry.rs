@@ -212,10 +212,10 @@ fixed!(
         epoch: Epoch;
         /// The epoch of its last entry.
         last_epoch: Epoch, pad 4;
-        /// One past the sequence of its last entry.
-        end_seq: SlotSeq;
-        /// One past the last that was durable.
-        flushed_end_seq: SlotSeq;
+        /// The sequence of its last entry; zero when it held none.
+        last_seq: SlotSeq;
+        /// How far of that was durable before the seal.
+        flushed_seq: SlotSeq;
         /// Whether a tail of it was cut off at a start.
         cut: bool, pad 7;
     }

@@ -3,8 +3,9 @@
 //! several leads next. The rules of docs/replication.md are kept here, each where it is named; `world`, in the
 //! tests, drives several replicas through loss, crashes, damage and elections and checks that they are.
 //!
-//! Knows no socket, no frame, no journal, no catalogue and no clock: the shard translates, and control collects the
-//! answers that [`choose`] decides over. [`SlotCopy`] is what a replica holds, for as long as it holds it; [`Leader`] and
+//! Knows no socket, no journal, no catalogue and no clock: the shard drives it, and control collects the answers that
+//! [`choose`] decides over. What the machines say has a frame or an entry each; `frames` translates, and nothing else knows
+//! of them. [`SlotCopy`] is what a replica holds, for as long as it holds it; [`Leader`] and
 //! [`Follower`] live for one epoch and work on it. [`Slot`] is the same for a zone of one node, which counts nobody.
 
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ mod copy;
 mod election;
 mod epoch_map;
 mod follower;
+mod frames;
 mod leader;
 mod lease;
 mod planted;
@@ -29,6 +31,7 @@ pub use copy::{End, Marks, Quarantine, Reach, Replayed, SlotCopy, Written};
 pub use election::{Choice, Winner, choose, choose_lossy};
 pub use epoch_map::EpochMap;
 pub use follower::{Ack, Diverged, Fetch, FollowRefused, Follower, Parting, Shipment, Taken};
+pub use frames::{Contradiction, Credit};
 pub use leader::{AckIgnored, FetchAnswer, Given, LeadError, Leader, Phase, Place, Start};
 pub use lease::{DRIFT_PART, Grants, LeaseAsk, believed_ns, waited_ns};
 pub use seal::{Promise, SealAnswer, SealAsk, SealEntry, SealRefused, Sealing};

@@ -4,17 +4,20 @@
 //! J-12
 
 pub(crate) mod partition_row;
+pub(crate) mod truncation_row;
 
 use crate::checkpoint::{Cell, Chain, NO_PARENT, PartWriter, SegmentRow};
+use crate::cuts::Cut;
 use crate::format::superblock::CheckpointRef;
 use crate::journal::Journal;
 use crate::operations::Op;
 use crate::outcome::Output;
+use crate::planted::{Bug, is_planted};
 use crate::spares::RETRY_AFTER_NS;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use tiderace_base::disk::{DiskError, JournalFile};
-use tiderace_base::ids::PartitionKey;
+use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::MIB;
 use tiderace_base::operation::{Effect, Fatal};
 use tiderace_base::position::Lsn;
@@ -67,8 +70,10 @@ pub(crate) struct Checkpointing {
     /// A part was given up while the owner was still feeding it.
     discarding: bool,
     base_is_needed: bool,
-    /// Where the last checkpoint that was begun covers to.
-    last_covers: Lsn,
+    /// Where the journal ended when the last checkpoint was begun.
+    last_begun: Lsn,
+    /// The oldest entry that the owner has not captured. J-66
+    pub(crate) uncaptured: Option<Lsn>,
     retry_at: Option<Mono>,
     segments_dirty: BTreeSet<u64>,
     partitions_dirty: BTreeSet<PartitionKey>,
@@ -83,7 +88,8 @@ impl Checkpointing {
             discarding: false,
             // What changed since the last checkpoint was replayed, not counted: all is written once.
             base_is_needed: true,
-            last_covers: covers,
+            last_begun: covers,
+            uncaptured: None,
             retry_at: None,
             segments_dirty: BTreeSet::new(),
             partitions_dirty: BTreeSet::new(),
@@ -159,7 +165,7 @@ impl Journal {
         if it.open.is_some() || it.abandoned.is_some() || it.discarding {
             return;
         }
-        let covers = if self.open.is_open {
+        let end = if self.open.is_open {
             self.open.lsn
         } else {
             self.active.next_lsn()
@@ -169,9 +175,9 @@ impl Journal {
             None => {
                 // Each start begins a segment, however little is written: without the second bound a node that is
                 // started often keeps, and replays, them all.
-                let appended = covers.distance_from(it.last_covers).unwrap_or(0);
+                let appended = end.distance_from(it.last_begun).unwrap_or(0);
                 let behind = self.segments.values().rev();
-                let behind = behind.take_while(|sealed| sealed.row.end > it.last_covers);
+                let behind = behind.take_while(|sealed| sealed.row.end > it.last_begun);
                 appended >= self.settings.checkpoint_every_bytes
                     || behind.take(SEGMENTS_UNCOVERED_MAX + 1).count() > SEGMENTS_UNCOVERED_MAX
             }
@@ -183,10 +189,16 @@ impl Journal {
         let next = it.chain.begin(it.base_is_needed);
         let base = next.parent == NO_PARENT;
         it.base_is_needed = false;
-        it.last_covers = covers;
+        it.last_begun = end;
+        // J-66, J-54
+        let uncaptured = it.uncaptured.filter(|_| !is_planted(Bug::CoverUncaptured));
+        let before = it.chain.newest().map_or(Lsn::ZERO, |part| part.covers);
+        let covers = end.min(uncaptured.unwrap_or(end)).max(before);
         if base {
             it.segments_dirty.clear();
             it.partitions_dirty.clear();
+            let cuts = self.cuts.iter().map(|(slot, cut)| (slot, cut.at)).collect();
+            self.cuts.dirty = cuts;
         }
         it.open = Some(Open {
             writer: PartWriter::new(journal, next.id, next.parent, covers),
@@ -219,6 +231,7 @@ impl Journal {
         };
         let own_is_done = open.segments_after.is_none()
             && open.partitions_after.is_none()
+            && self.cuts.dirty.is_empty()
             && self.checkpointing.segments_dirty.is_empty()
             && self.checkpointing.partitions_dirty.is_empty();
         if open.owner_is_done && own_is_done && open.captured_end.is_none() {
@@ -310,6 +323,8 @@ impl Journal {
             } else if let Some(seq) = self.checkpointing.segments_dirty.pop_first() {
                 let row = self.segments.get(&seq).map(|sealed| &sealed.row);
                 put_segment(&mut open.writer, seq, row);
+            } else if let Some((slot, at)) = self.cuts.dirty.pop_first() {
+                put_truncation(&mut open.writer, slot, at, self.cuts.get(slot, at));
             } else if let Some(key) = self.checkpointing.partitions_dirty.pop_first() {
                 put_partition(&mut open.writer, key, self.newest.get(&key).copied());
             } else {
@@ -414,6 +429,17 @@ fn put_segment(writer: &mut PartWriter, seq: u64, row: Option<&SegmentRow>) {
         Some(row) => row.with_cell(|cell| writer.push(cell)).expect(FITS),
         None => SegmentRow::with_removal(seq, |cell| writer.push(cell)).expect(FITS),
     }
+}
+
+fn put_truncation(writer: &mut PartWriter, slot: SlotId, at: Lsn, cut: Option<&Cut>) {
+    let value = cut.map(truncation_row::encode_value);
+    writer
+        .push(Cell {
+            kind: crate::checkpoint::kind::TRUNCATION,
+            key: &truncation_row::encode_key(slot, at),
+            value: value.as_ref().map(|value| &value[..]),
+        })
+        .expect("the journal's own cells keep the bounds of a cell");
 }
 
 fn put_partition(writer: &mut PartWriter, key: PartitionKey, seq: Option<u64>) {

@@ -7,6 +7,7 @@ use tiderace_base::checksum::crc32c;
 use tiderace_base::ids::{BootId, DiskId, JournalId, NodeId, SlotId};
 use tiderace_base::limits::{BLOCK_BYTES, KIB, SLOTS};
 use tiderace_base::position::{Epoch, Lsn, SlotSeq};
+use tiderace_wire::entry::Seal;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -119,8 +120,82 @@ impl RawRecent {
     }
 }
 
-const SEAL_ROW_BYTES: usize = 32;
-const TRUNCATION_ROW_BYTES: usize = 24;
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSeal {
+    slot: U16,
+    cut: u8,
+    pad: u8,
+    epoch: U32,
+    last_epoch: U32,
+    pad2: U32,
+    last_seq: U64,
+    flushed_seq: U64,
+}
+
+impl RawSeal {
+    fn new(seal: &Seal) -> Self {
+        Self {
+            slot: seal.slot.get().into(),
+            cut: u8::from(seal.cut),
+            pad: 0,
+            epoch: seal.epoch.get().into(),
+            last_epoch: seal.last_epoch.get().into(),
+            pad2: 0.into(),
+            last_seq: seal.last_seq.get().into(),
+            flushed_seq: seal.flushed_seq.get().into(),
+        }
+    }
+
+    fn get(&self) -> Option<Seal> {
+        let is_possible = self.slot.get() < SLOTS
+            && self.cut <= 1
+            && self.last_seq.get() <= COUNT_MAX
+            && self.flushed_seq.get() <= COUNT_MAX;
+        is_possible.then(|| Seal {
+            slot: SlotId::new(self.slot.get()),
+            epoch: Epoch::new(self.epoch.get()),
+            last_epoch: Epoch::new(self.last_epoch.get()),
+            last_seq: SlotSeq::new(self.last_seq.get()),
+            flushed_seq: SlotSeq::new(self.flushed_seq.get()),
+            cut: self.cut == 1,
+        })
+    }
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawTruncation {
+    slot: U16,
+    pad: U16,
+    epoch: U32,
+    from_seq: U64,
+    lsn: U64,
+}
+
+impl RawTruncation {
+    fn new(truncation: &Truncation) -> Self {
+        Self {
+            slot: truncation.slot.get().into(),
+            pad: 0.into(),
+            epoch: truncation.epoch.get().into(),
+            from_seq: truncation.from.get().into(),
+            lsn: truncation.at.get().into(),
+        }
+    }
+
+    fn get(&self) -> Option<Truncation> {
+        let is_possible = self.slot.get() < SLOTS
+            && (1..=COUNT_MAX).contains(&self.from_seq.get())
+            && self.lsn.get() <= COUNT_MAX;
+        is_possible.then(|| Truncation {
+            slot: SlotId::new(self.slot.get()),
+            epoch: Epoch::new(self.epoch.get()),
+            from: SlotSeq::new(self.from_seq.get()),
+            at: Lsn::new(self.lsn.get()),
+        })
+    }
+}
 
 const _: () = {
     assert!(
@@ -128,10 +203,11 @@ const _: () = {
         "the table in docs/journal.md says 512"
     );
     assert!(size_of::<RawRecent>() == 32 && size_of::<RawMark>() == 24);
+    assert!(size_of::<RawSeal>() == 32 && size_of::<RawTruncation>() == 24);
     assert!(
         HEADER_BYTES
             + RECENT_MAX * size_of::<RawRecent>()
-            + SLOTS as usize * (SEAL_ROW_BYTES + TRUNCATION_ROW_BYTES)
+            + SLOTS as usize * (size_of::<RawSeal>() + size_of::<RawTruncation>())
             + MARKS_MAX * size_of::<RawMark>()
             + FREE_MAX * 4
             <= COPY_BYTES,
@@ -146,6 +222,16 @@ pub(crate) struct Recent {
     pub(crate) seq: u64,
     pub(crate) salt: u64,
     pub(crate) start_lsn: Lsn,
+}
+
+/// The newest truncation of a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Truncation {
+    pub(crate) slot: SlotId,
+    pub(crate) epoch: Epoch,
+    pub(crate) from: SlotSeq,
+    /// Where its entry lies.
+    pub(crate) at: Lsn,
 }
 
 /// A checkpoint by its last part.
@@ -176,9 +262,10 @@ pub(crate) struct Superblock {
     pub(crate) previous: Option<CheckpointRef>,
     /// Oldest first; the last one is the segment begun last.
     pub(crate) recent: Vec<Recent>,
-    /// Rows of slots' seals and truncations: kept as they are for the replica that writes them.
-    pub(crate) seals: Vec<[u8; SEAL_ROW_BYTES]>,
-    pub(crate) truncations: Vec<[u8; TRUNCATION_ROW_BYTES]>,
+    /// The newest seal of each slot. J-64
+    pub(crate) seals: Vec<Seal>,
+    /// The newest truncation of each slot, unless both checkpoints cover it. J-62
+    pub(crate) truncations: Vec<Truncation>,
     pub(crate) marks: Vec<Mark>,
     /// Segment files that no life needs: zero-written once and whole.
     pub(crate) free: Vec<u32>,
@@ -213,8 +300,12 @@ impl Superblock {
             };
             bytes.extend_from_slice(raw.as_bytes());
         }
-        bytes.extend_from_slice(self.seals.as_flattened());
-        bytes.extend_from_slice(self.truncations.as_flattened());
+        for seal in &self.seals {
+            bytes.extend_from_slice(RawSeal::new(seal).as_bytes());
+        }
+        for truncation in &self.truncations {
+            bytes.extend_from_slice(RawTruncation::new(truncation).as_bytes());
+        }
         for mark in &self.marks {
             let (epoch, seq) = mark.greatest.unwrap_or((Epoch::ZERO, SlotSeq::ZERO));
             let raw = RawMark {
@@ -303,12 +394,9 @@ impl Superblock {
         let (recent, body) =
             <[RawRecent]>::ref_from_prefix_with_elems(body, raw.recent_count.get() as usize)
                 .ok()?;
-        let (seals, body) = <[[u8; SEAL_ROW_BYTES]]>::ref_from_prefix_with_elems(
-            body,
-            raw.seal_count.get() as usize,
-        )
-        .ok()?;
-        let (truncations, body) = <[[u8; TRUNCATION_ROW_BYTES]]>::ref_from_prefix_with_elems(
+        let (seals, body) =
+            <[RawSeal]>::ref_from_prefix_with_elems(body, raw.seal_count.get() as usize).ok()?;
+        let (truncations, body) = <[RawTruncation]>::ref_from_prefix_with_elems(
             body,
             raw.truncation_count.get() as usize,
         )
@@ -329,6 +417,9 @@ impl Superblock {
                 covers: Lsn::new(covers.get()),
             })
         };
+        let seals: Option<Vec<Seal>> = seals.iter().map(RawSeal::get).collect();
+        let truncations: Option<Vec<Truncation>> =
+            truncations.iter().map(RawTruncation::get).collect();
         let marks: Option<Vec<Mark>> = marks
             .iter()
             .map(|raw| {
@@ -373,8 +464,8 @@ impl Superblock {
                     start_lsn: Lsn::new(raw.start_lsn.get()),
                 })
                 .collect(),
-            seals: seals.to_vec(),
-            truncations: truncations.to_vec(),
+            seals: seals?,
+            truncations: truncations?,
             marks: marks?,
             free: free.iter().map(|file| file.get()).collect(),
         })))
@@ -422,8 +513,22 @@ mod tests {
                     start_lsn: Lsn::new(seq * 4096),
                 })
                 .collect(),
-            seals: vec![[1; SEAL_ROW_BYTES]],
-            truncations: vec![[2; TRUNCATION_ROW_BYTES]; 2],
+            seals: vec![Seal {
+                slot: SlotId::new(5),
+                epoch: Epoch::new(9),
+                last_epoch: Epoch::new(8),
+                last_seq: SlotSeq::new(70),
+                flushed_seq: SlotSeq::new(69),
+                cut: true,
+            }],
+            truncations: [3, 4]
+                .map(|slot| Truncation {
+                    slot: SlotId::new(slot),
+                    epoch: Epoch::new(9),
+                    from: SlotSeq::new(60),
+                    at: Lsn::new(4096),
+                })
+                .to_vec(),
             marks: vec![
                 Mark {
                     slot: None,
@@ -452,6 +557,27 @@ mod tests {
             Copy::Valid(Box::new(superblock))
         );
         assert_eq!(Superblock::decode(&bytes, 0), Copy::Invalid);
+    }
+
+    /// The published bytes of the rows of seals and truncations. J-62, J-64
+    #[test]
+    fn rows_of_slots_are_the_published_ones() {
+        let bytes = sample().encode();
+        let at = HEADER_BYTES + RECENT_MAX * size_of::<RawRecent>();
+        let mut expected = Vec::new();
+        expected.extend_from_slice(&5_u16.to_le_bytes());
+        expected.extend_from_slice(&[1, 0]);
+        expected.extend_from_slice(&9_u32.to_le_bytes());
+        expected.extend_from_slice(&8_u32.to_le_bytes());
+        expected.extend_from_slice(&[0; 4]);
+        expected.extend_from_slice(&70_u64.to_le_bytes());
+        expected.extend_from_slice(&69_u64.to_le_bytes());
+        expected.extend_from_slice(&3_u16.to_le_bytes());
+        expected.extend_from_slice(&[0; 2]);
+        expected.extend_from_slice(&9_u32.to_le_bytes());
+        expected.extend_from_slice(&60_u64.to_le_bytes());
+        expected.extend_from_slice(&4096_u64.to_le_bytes());
+        assert_eq!(bytes[at..at + expected.len()], expected);
     }
 
     // J-1

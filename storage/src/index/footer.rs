@@ -3,21 +3,25 @@
 //! scanning its segment.
 
 use super::Life;
-use super::position::{Located, POSITION_BYTES, Partition, PositionRow, locate, locate_time};
+use super::position::{
+    Located, POSITION_BYTES, Partition, PositionRow, SLOT_POSITION_BYTES, SlotPosition,
+    SlotPositionRow, SlotSpan, living, locate, locate_seq, locate_time, slot_span,
+};
 use bytes::Bytes;
 use core::fmt;
 use core::mem::offset_of;
 use tiderace_base::checksum::crc32c;
-use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId};
+use tiderace_base::ids::{PartitionIndex, PartitionKey, SlotId, StreamId};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
-use tiderace_base::position::Offset;
-use zerocopy::little_endian::{U32, U64};
+use tiderace_base::position::{Offset, SlotSeq};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The version that is written, and the only one that is read.
-pub const FOOTER_VERSION: u32 = 1;
+/// The version that is written, and the only one that is read: a footer of version 1, which knows no slots, is absent.
+pub const FOOTER_VERSION: u32 = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TRFOOT01");
+const COUNTED: &str = "the counts were held against the length";
 /// Stands where there is no earlier segment: no life has this number.
 const NO_PREVIOUS: u64 = u64::MAX;
 
@@ -44,7 +48,9 @@ pub(super) struct Header {
     partition_count: U32,
     position_count: U32,
     file_bytes: U64,
-    reserved_b: [u8; 48],
+    slot_count: U32,
+    slot_position_count: U32,
+    reserved_b: [u8; 40],
     body_crc: U32,
     header_crc: U32,
 }
@@ -67,27 +73,47 @@ const _: () = {
         "the length follows the counts"
     );
     assert!(
+        offset_of!(Header, slot_count) == 72,
+        "the slots' counts follow the length"
+    );
+    assert!(
         offset_of!(Header, body_crc) == 120,
         "the checksums end the header"
     );
 };
 
+/// How many rows and positions a footer has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Counts {
+    pub(super) partitions: u32,
+    pub(super) positions: u32,
+    pub(super) slots: u32,
+    pub(super) slot_positions: u32,
+}
+
+impl Counts {
+    /// Where each list begins, in the order in which they stand, and where the last one ends. Counts are 32 bits each: the
+    /// sums fit 64.
+    fn places(self) -> [u64; 5] {
+        let rows = Header::BYTES as u64;
+        let slots = rows + u64::from(self.partitions) * PartitionRow::BYTES as u64;
+        let positions = slots + u64::from(self.slots) * SlotRow::BYTES as u64;
+        let slot_positions = positions + u64::from(self.positions) * POSITION_BYTES as u64;
+        let end = slot_positions + u64::from(self.slot_positions) * SLOT_POSITION_BYTES as u64;
+        [rows, slots, positions, slot_positions, end]
+    }
+
+    /// Bytes of a whole footer, padded to blocks.
+    pub(super) fn file_bytes(self) -> u64 {
+        let [.., end] = self.places();
+        end.next_multiple_of(BLOCK_BYTES as u64)
+    }
+}
+
 impl Header {
     pub(super) const BYTES: usize = 128;
 
-    /// Bytes of a whole footer, padded to blocks.
-    pub(super) fn file_bytes(partitions: usize, positions: usize) -> usize {
-        (Self::BYTES + partitions * PartitionRow::BYTES + positions * POSITION_BYTES)
-            .next_multiple_of(BLOCK_BYTES)
-    }
-
-    pub(super) fn new(
-        life: Life,
-        partition_count: u32,
-        position_count: u32,
-        file_bytes: u64,
-        body_crc: u32,
-    ) -> Self {
+    pub(super) fn new(life: Life, counts: Counts, file_bytes: u64, body_crc: u32) -> Self {
         let mut header = Self {
             magic: U64::new(MAGIC),
             version: U32::new(FOOTER_VERSION),
@@ -97,10 +123,12 @@ impl Header {
             salt: U64::new(life.salt),
             start_lsn: U64::new(life.start.get()),
             end_lsn: U64::new(life.end.get()),
-            partition_count: U32::new(partition_count),
-            position_count: U32::new(position_count),
+            partition_count: U32::new(counts.partitions),
+            position_count: U32::new(counts.positions),
             file_bytes: U64::new(file_bytes),
-            reserved_b: [0; 48],
+            slot_count: U32::new(counts.slots),
+            slot_position_count: U32::new(counts.slot_positions),
+            reserved_b: [0; 40],
             body_crc: U32::new(body_crc),
             header_crc: U32::ZERO,
         };
@@ -110,6 +138,15 @@ impl Header {
 
     fn checksum(&self) -> u32 {
         crc32c(&self.as_bytes()[..offset_of!(Header, header_crc)])
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            partitions: self.partition_count.get(),
+            positions: self.position_count.get(),
+            slots: self.slot_count.get(),
+            slot_positions: self.slot_position_count.get(),
+        }
     }
 
     /// Reads and judges the header alone.
@@ -137,18 +174,15 @@ impl Header {
         // Each position stands for an entry at least, and each row has a position: what is read of a footer is bounded by
         // what its segment can hold, whatever the footer says.
         let positions_max = life.positions_end() / BATCH_HEADER_BYTES as u64;
-        let positions = u64::from(header.position_count.get());
-        if positions > positions_max || u64::from(header.partition_count.get()) > positions {
-            return Err(FooterError::Malformed);
-        }
-        // The counts are 32 bits each: the sum fits 64.
-        let expected = (Self::BYTES as u64
-            + u64::from(header.partition_count.get()) * PartitionRow::BYTES as u64
-            + u64::from(header.position_count.get()) * POSITION_BYTES as u64)
-            .next_multiple_of(BLOCK_BYTES as u64);
-        if header.file_bytes.get() != expected
+        let counts = header.counts();
+        let is_possible = u64::from(counts.positions) <= positions_max
+            && u64::from(counts.slot_positions) <= positions_max
+            && counts.partitions <= counts.positions
+            && counts.slots <= counts.slot_positions;
+        if !is_possible
+            || header.file_bytes.get() != counts.file_bytes()
             || header.reserved_a != U32::ZERO
-            || header.reserved_b != [0; 48]
+            || header.reserved_b != [0; 40]
         {
             return Err(FooterError::Malformed);
         }
@@ -169,7 +203,8 @@ pub(super) struct PartitionRow {
     last_time_us: U64,
     previous_seq: U64,
     positions_at: U32,
-    reserved: U32,
+    slot: U16,
+    reserved: U16,
 }
 
 const _: () = {
@@ -202,7 +237,8 @@ impl PartitionRow {
             // J-47
             previous_seq: U64::new(previous.unwrap_or(NO_PREVIOUS)),
             positions_at: U32::new(positions_at),
-            reserved: U32::ZERO,
+            slot: U16::new(partition.slot.get()),
+            reserved: U16::ZERO,
         }
     }
 
@@ -217,14 +253,52 @@ impl PartitionRow {
         Offset::new(self.next_offset.get())
     }
 
-    fn partition(&self) -> Partition {
-        Partition {
+    fn slot(&self) -> SlotId {
+        SlotId::new(self.slot.get())
+    }
+
+    /// `None` when a truncation behind the segment left nothing of it.
+    fn partition(&self, positions: &[PositionRow], dead_from: SlotSeq) -> Option<Partition> {
+        let (rows, next_offset) = living(positions, self.next_offset(), dead_from);
+        let last = rows.last()?;
+        Some(Partition {
             key: self.key(),
+            slot: self.slot(),
             first_offset: Offset::new(self.first_offset.get()),
-            next_offset: self.next_offset(),
+            next_offset,
             first_time_us: self.first_time_us.get(),
-            last_time_us: self.last_time_us.get(),
-            position_count: self.position_count.get(),
+            last_time_us: last.time_max_us(),
+            position_count: rows.len() as u32,
+        })
+    }
+}
+
+/// A slot of which a segment holds some, as it stands in a footer.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct SlotRow {
+    slot: U16,
+    reserved_a: U16,
+    position_count: U32,
+    positions_at: U32,
+    reserved_b: U32,
+}
+
+const _: () = assert!(
+    size_of::<SlotRow>() == SlotRow::BYTES,
+    "a slot's row is 16 bytes"
+);
+
+impl SlotRow {
+    pub(super) const BYTES: usize = 16;
+
+    pub(super) fn new(slot: SlotId, position_count: u32, positions_at: u32) -> Self {
+        Self {
+            slot: U16::new(slot.get()),
+            reserved_a: U16::ZERO,
+            position_count: U32::new(position_count),
+            positions_at: U32::new(positions_at),
+            reserved_b: U32::ZERO,
         }
     }
 }
@@ -271,8 +345,7 @@ impl core::error::Error for FooterError {}
 pub struct Footer {
     bytes: Bytes,
     life: Life,
-    partition_count: usize,
-    position_count: usize,
+    counts: Counts,
 }
 
 impl Footer {
@@ -298,8 +371,7 @@ impl Footer {
         }
         let footer = Self {
             life: *life,
-            partition_count: header.partition_count.get() as usize,
-            position_count: header.position_count.get() as usize,
+            counts: header.counts(),
             bytes,
         };
         if !footer.is_well_formed() {
@@ -309,22 +381,56 @@ impl Footer {
     }
 
     /// Takes bytes that were built just now.
-    pub(super) fn from_sealing(
-        bytes: Bytes,
-        life: Life,
-        partition_count: usize,
-        position_count: usize,
-    ) -> Self {
+    pub(super) fn from_sealing(bytes: Bytes, life: Life, counts: Counts) -> Self {
         Self {
             bytes,
             life,
-            partition_count,
-            position_count,
+            counts,
         }
     }
 
     /// J-44: rows sorted by key, positions in the rows' order without gaps, each partition's positions in order.
     fn is_well_formed(&self) -> bool {
+        self.partitions_are_well_formed() && self.slots_are_well_formed()
+    }
+
+    /// J-63: rows sorted by slot, positions in the rows' order without gaps, runs and places in order.
+    fn slots_are_well_formed(&self) -> bool {
+        let positions = self.slot_positions();
+        let end = self.life.positions_end();
+        let mut positions_at = 0_usize;
+        let mut slot_before = None;
+        for row in self.slot_rows() {
+            let first_at = row.positions_at.get() as usize;
+            let last_at = first_at + row.position_count.get() as usize;
+            let slot = row.slot.get();
+            let is_sorted = slot_before.is_none_or(|before| before < slot);
+            let is_plain = row.reserved_a == U16::ZERO && row.reserved_b == U32::ZERO;
+            let Some(own) = positions.get(first_at..last_at) else {
+                return false;
+            };
+            let (Some(first), Some(last)) = (own.first(), own.last()) else {
+                return false;
+            };
+            let in_order = own.windows(2).all(|pair| {
+                pair[0].next_seq() <= pair[1].first_seq() && pair[0].end() <= pair[1].at()
+            });
+            let in_bounds = first.at() >= BLOCK_BYTES as u64
+                && first.first_seq() > 0
+                && last.end() <= end
+                && own.iter().all(|position| {
+                    position.end() > position.at() && position.first_seq() < position.next_seq()
+                });
+            if !is_sorted || !is_plain || first_at != positions_at || !in_order || !in_bounds {
+                return false;
+            }
+            positions_at = last_at;
+            slot_before = Some(slot);
+        }
+        positions_at == positions.len()
+    }
+
+    fn partitions_are_well_formed(&self) -> bool {
         let positions = self.positions();
         let end = self.life.positions_end();
         let mut positions_at = 0_usize;
@@ -333,7 +439,7 @@ impl Footer {
             let first_at = row.positions_at.get() as usize;
             let last_at = first_at + row.position_count.get() as usize;
             let sorted = key_before.is_none_or(|before| before < row.key());
-            if !sorted || first_at != positions_at || row.reserved != U32::ZERO {
+            if !sorted || first_at != positions_at || row.reserved != U16::ZERO {
                 return false;
             }
             // J-47: a search follows the links, so they lead back or it would not end.
@@ -349,12 +455,15 @@ impl Footer {
             };
             let in_order = own.windows(2).all(|pair| {
                 pair[0].base_offset() < pair[1].base_offset()
+                    && pair[0].first_seq() < pair[1].first_seq()
                     && pair[0].time_max_us() <= pair[1].time_max_us()
                     && pair[0].end() <= u64::from(pair[1].get().at)
             });
             let in_bounds = first.get().at as usize >= BLOCK_BYTES
                 && last.end() <= end
                 && own.iter().all(|position| position.get().span > 0)
+                && first.first_seq() > 0
+                && last.first_seq() < u64::MAX
                 && first.base_offset() == row.first_offset.get()
                 && last.base_offset() < row.next_offset.get()
                 && last.time_max_us() == row.last_time_us.get()
@@ -368,28 +477,49 @@ impl Footer {
         positions_at == positions.len()
     }
 
-    fn positions_byte(&self) -> usize {
-        Header::BYTES + self.partition_count * PartitionRow::BYTES
+    /// The bytes of one of the lists.
+    fn list(&self, nth: usize) -> &[u8] {
+        let places = self.counts.places();
+        &self.bytes[places[nth] as usize..places[nth + 1] as usize]
     }
 
     fn rows(&self) -> &[PartitionRow] {
-        <[PartitionRow]>::ref_from_bytes(&self.bytes[Header::BYTES..self.positions_byte()])
-            .expect("the counts were held against the length")
+        <[PartitionRow]>::ref_from_bytes(self.list(0)).expect(COUNTED)
+    }
+
+    fn slot_rows(&self) -> &[SlotRow] {
+        <[SlotRow]>::ref_from_bytes(self.list(1)).expect(COUNTED)
     }
 
     fn positions(&self) -> &[PositionRow] {
-        let at = self.positions_byte();
-        <[PositionRow]>::ref_from_bytes(&self.bytes[at..at + self.position_count * POSITION_BYTES])
-            .expect("the counts were held against the length")
+        <[PositionRow]>::ref_from_bytes(self.list(2)).expect(COUNTED)
+    }
+
+    fn slot_positions(&self) -> &[SlotPositionRow] {
+        <[SlotPositionRow]>::ref_from_bytes(self.list(3)).expect(COUNTED)
+    }
+
+    fn slot_row(&self, slot: SlotId) -> Option<&[SlotPositionRow]> {
+        let rows = self.slot_rows();
+        let index = rows.binary_search_by_key(&slot.get(), |row| row.slot.get());
+        Some(self.positions_of(&rows[index.ok()?]))
+    }
+
+    fn positions_of(&self, row: &SlotRow) -> &[SlotPositionRow] {
+        let at = row.positions_at.get() as usize;
+        &self.slot_positions()[at..at + row.position_count.get() as usize]
+    }
+
+    fn own(&self, row: &PartitionRow) -> &[PositionRow] {
+        let at = row.positions_at.get() as usize;
+        &self.positions()[at..at + row.position_count.get() as usize]
     }
 
     fn row(&self, key: PartitionKey) -> Option<(&PartitionRow, &[PositionRow])> {
         let rows = self.rows();
         let index = rows.binary_search_by_key(&key, PartitionRow::key).ok()?;
         let row = &rows[index];
-        let at = row.positions_at.get() as usize;
-        let own = &self.positions()[at..at + row.position_count.get() as usize];
-        Some((row, own))
+        Some((row, self.own(row)))
     }
 
     /// The footer's bytes, whole blocks.
@@ -404,25 +534,64 @@ impl Footer {
         &self.life
     }
 
-    /// The run that holds the offset; `None` when the segment does not hold it.
+    /// The slot of a partition that the segment holds some of.
     #[must_use]
-    pub fn locate(&self, key: PartitionKey, offset: Offset) -> Option<Located> {
-        let (row, positions) = self.row(key)?;
-        locate(positions, row.next_offset(), offset)
+    pub fn slot_of(&self, key: PartitionKey) -> Option<SlotId> {
+        Some(self.row(key)?.0.slot())
     }
 
-    /// The first run that may hold an entry appended at or after `time_us`; every earlier entry of the partition in this
-    /// segment is older. Where truncation left dead entries in that run, the answer may lie in a later one.
+    /// The run that holds the offset; `None` when the segment does not hold it alive.
     #[must_use]
-    pub fn locate_time(&self, key: PartitionKey, time_us: u64) -> Option<Located> {
+    pub fn locate(&self, key: PartitionKey, offset: Offset, dead_from: SlotSeq) -> Option<Located> {
         let (row, positions) = self.row(key)?;
-        locate_time(positions, row.next_offset(), time_us)
+        let (rows, next_offset) = living(positions, row.next_offset(), dead_from);
+        locate(rows, next_offset, offset)
+    }
+
+    /// The first run that may hold an entry appended at or after `time_us`; every earlier living entry of the partition in
+    /// this segment is older. Where truncation left dead entries in that run, the answer may lie in a later one.
+    #[must_use]
+    pub fn locate_time(
+        &self,
+        key: PartitionKey,
+        time_us: u64,
+        dead_from: SlotSeq,
+    ) -> Option<Located> {
+        let (row, positions) = self.row(key)?;
+        let (rows, next_offset) = living(positions, row.next_offset(), dead_from);
+        locate_time(rows, next_offset, time_us)
     }
 
     /// What the segment holds of the partition.
     #[must_use]
-    pub fn partition(&self, key: PartitionKey) -> Option<Partition> {
-        Some(self.row(key)?.0.partition())
+    pub fn partition(&self, key: PartitionKey, dead_from: SlotSeq) -> Option<Partition> {
+        let (row, positions) = self.row(key)?;
+        row.partition(positions, dead_from)
+    }
+
+    /// The run that holds this sequence of the slot; `None` when the segment does not hold it alive.
+    #[must_use]
+    pub fn locate_seq(
+        &self,
+        slot: SlotId,
+        seq: SlotSeq,
+        dead_from: SlotSeq,
+    ) -> Option<SlotPosition> {
+        locate_seq(self.slot_row(slot)?, seq, dead_from)
+    }
+
+    /// What the segment holds of the slot.
+    #[must_use]
+    pub fn slot_span(&self, slot: SlotId, dead_from: SlotSeq) -> Option<SlotSpan> {
+        slot_span(slot, self.slot_row(slot)?, dead_from)
+    }
+
+    /// What the segment holds of each slot, by number, but for what truncations behind the segment took.
+    pub fn slots(&self) -> impl Iterator<Item = SlotSpan> + '_ {
+        self.slot_rows().iter().filter_map(|row| {
+            let slot = SlotId::new(row.slot.get());
+            slot_span(slot, self.positions_of(row), SlotSeq::MAX)
+        })
     }
 
     /// Number of the latest earlier life that held some of the partition when this one was sealed. That life may have been
@@ -433,14 +602,15 @@ impl Footer {
         (seq != NO_PREVIOUS).then_some(seq)
     }
 
-    /// What the segment holds of each partition, by key.
-    pub fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + '_ {
-        self.rows().iter().map(PartitionRow::partition)
+    /// What the segment holds of each partition, by key, but for what truncations behind the segment took.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> + '_ {
+        let rows = self.rows().iter();
+        rows.filter_map(|row| row.partition(self.own(row), SlotSeq::MAX))
     }
 
-    /// How many positions there are.
+    /// How many positions the partitions have.
     #[must_use]
     pub fn position_count(&self) -> usize {
-        self.position_count
+        self.counts.positions as usize
     }
 }

@@ -1,10 +1,10 @@
-//! The index of one segment: where each partition's batches lie in it. `SegmentIndex` is filled while the segment is
+//! The index of one segment: where each slot's entries and each partition's batches lie in it. `SegmentIndex` is filled while the segment is
 //! open, or by scanning it again; `Sealing` turns it into footer bytes, a bounded piece of work at a time; `Footer` is
 //! those bytes, validated once and searched in place; `FooterCache` keeps the footers used last within a bound in bytes.
 //!
 //! Knows no file and emits no effect: positions come in, bytes go out. A footer is a shortcut and never the truth: a
 //! damaged or missing one is rebuilt from its segment. One position stands for all of a partition's entries in one
-//! chunk, so that an index grows with chunks and partitions and not with batches.
+//! chunk, so that an index grows with chunks and partitions and not with batches; the same holds for slots.
 
 mod cache;
 mod footer;
@@ -16,7 +16,7 @@ mod tests;
 
 pub use cache::{CacheCounts, FooterCache};
 pub use footer::{FOOTER_VERSION, Footer, FooterError};
-pub use position::{Located, Partition, Position};
+pub use position::{Located, Partition, Position, SlotPosition, SlotSpan};
 pub use seal::Sealing;
 pub use segment::{Note, NoteError, SegmentIndex};
 

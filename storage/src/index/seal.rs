@@ -3,13 +3,14 @@
 //! the index still answers.
 
 use super::Life;
-use super::footer::{Footer, Header, PartitionRow};
+use super::footer::{Counts, Footer, Header, PartitionRow, SlotRow};
 use super::segment::SegmentIndex;
 use bytes::{BufMut, Bytes, BytesMut};
 use tiderace_base::checksum::Crc32c;
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
-use zerocopy::IntoBytes;
+use tiderace_base::position::SlotSeq;
+use zerocopy::{Immutable, IntoBytes};
 
 /// A footer that is being written into memory.
 #[derive(Debug)]
@@ -18,9 +19,11 @@ pub struct Sealing {
     life: Life,
     /// Places in the index of the partitions that have positions, by key.
     order: Vec<u32>,
-    position_count: u32,
-    /// How many of `order` have their positions written, and how many positions of the next one.
-    partitions_done: usize,
+    /// The same of the slots, by number.
+    slot_order: Vec<u32>,
+    counts: Counts,
+    /// How many of `order`, then of `slot_order`, have their positions written, and how many positions of the next one.
+    lists_done: usize,
     positions_done: usize,
     body_crc: Crc32c,
     file_bytes: usize,
@@ -43,8 +46,18 @@ impl Sealing {
             .collect();
         // J-44: sorted, so that a footer is searched where it lies.
         order.sort_unstable_by_key(|place| all[*place as usize].key);
-        let position_count: usize = index.position_count();
-        let file_bytes = Header::file_bytes(order.len(), position_count);
+        let slots = index.all_slots();
+        let mut slot_order: Vec<u32> = (0..slots.len() as u32)
+            .filter(|place| !slots[*place as usize].rows.is_empty())
+            .collect();
+        slot_order.sort_unstable_by_key(|place| slots[*place as usize].slot);
+        let counts = Counts {
+            partitions: order.len() as u32,
+            positions: index.position_count() as u32,
+            slots: slot_order.len() as u32,
+            slot_positions: slots.iter().map(|slot| slot.rows.len() as u32).sum(),
+        };
+        let file_bytes = counts.file_bytes() as usize;
         // Within capacity nothing moves; pages are touched only as they are filled.
         let mut out = BytesMut::with_capacity(file_bytes + BLOCK_BYTES);
         let pad = out.as_ptr().align_offset(BLOCK_BYTES);
@@ -55,7 +68,7 @@ impl Sealing {
         let mut positions_at = 0;
         for place in &order {
             let indexed = &all[*place as usize];
-            let Some(partition) = indexed.partition() else {
+            let Some(partition) = indexed.partition(SlotSeq::MAX) else {
                 continue;
             };
             let row = PartitionRow::new(&partition, positions_at, previous(partition.key));
@@ -63,12 +76,21 @@ impl Sealing {
             body_crc.update(row.as_bytes());
             out.put_slice(row.as_bytes());
         }
+        let mut slot_positions_at = 0;
+        for place in &slot_order {
+            let slot = &slots[*place as usize];
+            let row = SlotRow::new(slot.slot, slot.rows.len() as u32, slot_positions_at);
+            slot_positions_at += slot.rows.len() as u32;
+            body_crc.update(row.as_bytes());
+            out.put_slice(row.as_bytes());
+        }
         Self {
             index,
             life,
             order,
-            position_count: positions_at,
-            partitions_done: 0,
+            slot_order,
+            counts,
+            lists_done: 0,
             positions_done: 0,
             body_crc,
             file_bytes,
@@ -85,19 +107,25 @@ impl Sealing {
     /// Copies up to `positions_max` more positions. True when none are left, and [`Sealing::finish`] is cheap.
     pub fn step(&mut self, positions_max: usize) -> bool {
         let mut room = positions_max;
-        while let Some(place) = self.order.get(self.partitions_done) {
-            let rows = &self.index.all()[*place as usize].rows[self.positions_done..];
-            let taken = rows.len().min(room);
-            let bytes = rows[..taken].as_bytes();
+        let lists = self.order.len() + self.slot_order.len();
+        while self.lists_done < lists {
+            let from = self.positions_done;
+            let (bytes, taken, left) = match self.order.get(self.lists_done) {
+                Some(place) => taken(&self.index.all()[*place as usize].rows[from..], room),
+                None => {
+                    let place = self.slot_order[self.lists_done - self.order.len()];
+                    taken(&self.index.all_slots()[place as usize].rows[from..], room)
+                }
+            };
             self.body_crc.update(bytes);
             self.out.put_slice(bytes);
             room -= taken;
-            if taken < rows.len() {
+            if left > 0 {
                 self.positions_done += taken;
                 return false;
             }
             self.positions_done = 0;
-            self.partitions_done += 1;
+            self.lists_done += 1;
         }
         true
     }
@@ -113,8 +141,7 @@ impl Sealing {
         self.body_crc.update(&self.out[padding_at..]);
         let header = Header::new(
             self.life,
-            self.order.len() as u32,
-            self.position_count,
+            self.counts,
             self.file_bytes as u64,
             self.body_crc.finish(),
         );
@@ -130,11 +157,12 @@ impl Sealing {
             0,
             "a footer is written in place"
         );
-        Footer::from_sealing(
-            bytes,
-            self.life,
-            self.order.len(),
-            self.position_count as usize,
-        )
+        Footer::from_sealing(bytes, self.life, self.counts)
     }
+}
+
+/// The bytes of at most `room` rows, how many that are, and how many are left.
+fn taken<T: IntoBytes + Immutable>(rows: &[T], room: usize) -> (&[u8], usize, usize) {
+    let taken = rows.len().min(room);
+    (rows[..taken].as_bytes(), taken, rows.len() - taken)
 }

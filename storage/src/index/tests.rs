@@ -5,9 +5,9 @@ use super::*;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use tiderace_base::checksum::crc32c;
-use tiderace_base::ids::{PartitionIndex, PartitionKey, StreamId};
+use tiderace_base::ids::{PartitionIndex, PartitionKey, SlotId, StreamId};
 use tiderace_base::limits::BLOCK_BYTES;
-use tiderace_base::position::Offset;
+use tiderace_base::position::{Offset, SlotSeq};
 use tiderace_base::prng::Prng;
 
 const START: u64 = 1 << 30;
@@ -29,10 +29,12 @@ fn life(bytes: u64) -> Life {
     }
 }
 
+const EVER: SlotSeq = SlotSeq::MAX;
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Note(Note),
-    Truncate(PartitionKey, Offset),
+    Truncate(SlotId, SlotSeq),
 }
 
 fn build(steps: &[Step]) -> SegmentIndex {
@@ -40,36 +42,50 @@ fn build(steps: &[Step]) -> SegmentIndex {
     for step in steps {
         match step {
             Step::Note(note) => index.note(*note).expect("the steps follow one another"),
-            Step::Truncate(key, from) => index.truncate(*key, *from),
+            Step::Truncate(slot, from) => index.truncate(*slot, *from),
         }
     }
     index
 }
 
-/// What a segment's bytes and the truncations say, without an index: the live entries of each partition.
-fn live(steps: &[Step]) -> BTreeMap<PartitionKey, Vec<Note>> {
-    let mut live: BTreeMap<PartitionKey, Vec<Note>> = BTreeMap::new();
+/// What a segment's bytes and the truncations say, without an index: the living entries, in order.
+fn living(steps: &[Step]) -> Vec<Note> {
+    let mut living: Vec<Note> = Vec::new();
     for step in steps {
         match step {
-            Step::Note(note) => {
-                let entries = live.entry(note.key).or_default();
-                entries.retain(|entry| entry.base_offset < note.base_offset);
-                entries.push(*note);
-            }
-            Step::Truncate(key, from) => {
-                let entries = live.entry(*key).or_default();
-                entries.retain(|entry| entry.base_offset < *from);
+            Step::Note(note) => living.push(*note),
+            Step::Truncate(slot, from) => {
+                living.retain(|entry| entry.slot != *slot || entry.slot_seq < *from);
             }
         }
     }
-    live.retain(|_, entries| !entries.is_empty());
+    living
+}
+
+fn key_of(note: &Note) -> PartitionKey {
+    note.key
+        .expect("every entry of these is data, unless it says so")
+}
+
+/// The living entries of each partition.
+fn live(steps: &[Step]) -> BTreeMap<PartitionKey, Vec<Note>> {
+    let mut live: BTreeMap<PartitionKey, Vec<Note>> = BTreeMap::new();
+    for note in living(steps).into_iter().filter(|note| note.key.is_some()) {
+        live.entry(key_of(&note)).or_default().push(note);
+    }
     live
 }
 
-/// A segment's worth of entries in chunks, with gaps, clocks that go back and, if wanted, truncations.
+fn slot_of(key: PartitionKey) -> SlotId {
+    SlotId::new((key.stream.get() % 3) as u16)
+}
+
+/// A segment's worth of entries in chunks, with control entries between, gaps, clocks that go back and, if wanted,
+/// truncations.
 fn steps(prng: &mut Prng, partitions: u64, entries: u64, truncations: bool) -> (Vec<Step>, u64) {
     let mut steps = Vec::new();
     let mut next: BTreeMap<PartitionKey, u64> = BTreeMap::new();
+    let mut seqs = [1_u64; 3];
     let mut at = BLOCK_BYTES as u64;
     let mut chunk = START;
     let mut clock = 1_000_000;
@@ -83,45 +99,51 @@ fn steps(prng: &mut Prng, partitions: u64, entries: u64, truncations: bool) -> (
         } else {
             clock + prng.below(50)
         };
+        if truncations && prng.chance(1, 15) {
+            let slot = SlotId::new(prng.below(3) as u16);
+            let seq = &mut seqs[usize::from(slot.get())];
+            let least = seq.saturating_sub(20).max(1);
+            let from = prng.range(least, *seq + 1);
+            for dead in living(&steps).iter().rev() {
+                if dead.slot == slot && dead.slot_seq.get() >= from && dead.key.is_some() {
+                    next.insert(key_of(dead), dead.base_offset.get());
+                }
+            }
+            steps.push(Step::Truncate(slot, SlotSeq::new(from)));
+            *seq = from;
+        }
         let key = key(prng.below(partitions) / 3, prng.below(3) as u32);
         let next = next.entry(key).or_insert_with(|| prng.below(3) * 1000);
-        let mut silent = false;
-        if truncations && prng.chance(1, 15) {
-            // Batches are cut whole: at the base of some live one, or past the end.
-            let bases: Vec<u64> = live(&steps)
-                .get(&key)
-                .map(|entries| {
-                    entries
-                        .iter()
-                        .map(|entry| entry.base_offset.get())
-                        .collect()
-                })
-                .unwrap_or_default();
-            if !bases.is_empty() {
-                let from = bases[prng.below(bases.len() as u64) as usize];
-                // Sometimes the truncation is known only from the entry that follows it.
-                silent = prng.chance(1, 3);
-                if !silent {
-                    steps.push(Step::Truncate(key, Offset::new(from)));
-                }
-                *next = from;
-            }
-        }
-        if !silent && prng.chance(1, 15) {
+        if prng.chance(1, 15) {
             *next += prng.range(1, 40);
         }
+        let slot = slot_of(key);
+        let seq = &mut seqs[usize::from(slot.get())];
+        if prng.chance(1, 40) {
+            // A snapshot stands in for what is left out.
+            *seq += prng.range(1, 9);
+        }
         let bytes = prng.range(129, 700);
-        let base = *next;
-        *next += prng.range(1, 9);
-        steps.push(Step::Note(Note {
-            key,
-            base_offset: Offset::new(base),
-            next_offset: Offset::new(*next),
-            append_time_us: clock,
+        let mut note = Note {
+            key: None,
+            slot,
+            slot_seq: SlotSeq::new(*seq),
+            base_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
+            append_time_us: 0,
             at: at as u32,
             bytes: bytes as u32,
             chunk: Lsn::new(chunk),
-        }));
+        };
+        if !prng.chance(1, 10) {
+            note.key = Some(key);
+            note.base_offset = Offset::new(*next);
+            *next += prng.range(1, 9);
+            note.next_offset = Offset::new(*next);
+            note.append_time_us = clock;
+        }
+        *seq += 1;
+        steps.push(Step::Note(note));
         at += bytes;
     }
     (
@@ -137,38 +159,51 @@ fn notes(steps: &[Step]) -> impl Iterator<Item = &Note> {
     })
 }
 
-/// The entries that a reader finds alive in a run.
+/// The entries that a reader finds alive in a run, in order: it asks of each whether it lives.
 fn read(steps: &[Step], key: PartitionKey, found: &Located) -> Vec<Note> {
     let run = found.position.at..found.position.at + found.position.span;
-    notes(steps)
-        .filter(|note| note.key == key && run.contains(&note.at))
+    living(steps)
+        .into_iter()
+        .filter(|note| note.key == Some(key) && run.contains(&note.at))
         .filter(|note| note.base_offset < found.until)
-        .copied()
         .collect()
 }
 
 /// Both forms of the index, behind one face.
 trait Search {
-    fn locate(&self, key: PartitionKey, offset: Offset) -> Option<Located>;
-    fn locate_time(&self, key: PartitionKey, time_us: u64) -> Option<Located>;
-    fn rows(&self) -> BTreeMap<PartitionKey, Partition>;
+    fn locate(&self, key: PartitionKey, offset: Offset, dead_from: SlotSeq) -> Option<Located>;
+    fn locate_time(&self, key: PartitionKey, time_us: u64, dead_from: SlotSeq) -> Option<Located>;
+    fn partition(&self, key: PartitionKey, dead_from: SlotSeq) -> Option<Partition>;
+    fn locate_seq(&self, slot: SlotId, seq: SlotSeq, dead_from: SlotSeq) -> Option<SlotPosition>;
+    fn slot_span(&self, slot: SlotId, dead_from: SlotSeq) -> Option<SlotSpan>;
+    fn keys(&self) -> Vec<PartitionKey>;
 }
 
 macro_rules! search {
     ($of:ty) => {
         impl Search for $of {
-            fn locate(&self, key: PartitionKey, offset: Offset) -> Option<Located> {
-                <$of>::locate(self, key, offset)
+            fn locate(&self, key: PartitionKey, at: Offset, from: SlotSeq) -> Option<Located> {
+                <$of>::locate(self, key, at, from)
             }
-            fn locate_time(&self, key: PartitionKey, time_us: u64) -> Option<Located> {
-                <$of>::locate_time(self, key, time_us)
+            fn locate_time(&self, key: PartitionKey, at: u64, from: SlotSeq) -> Option<Located> {
+                <$of>::locate_time(self, key, at, from)
             }
-            fn rows(&self) -> BTreeMap<PartitionKey, Partition> {
-                let rows: BTreeMap<_, _> = self.partitions().map(|row| (row.key, row)).collect();
-                for (key, row) in &rows {
-                    assert_eq!(self.partition(*key).as_ref(), Some(row));
-                }
-                rows
+            fn partition(&self, key: PartitionKey, from: SlotSeq) -> Option<Partition> {
+                <$of>::partition(self, key, from)
+            }
+            fn locate_seq(&self, slot: SlotId, at: SlotSeq, from: SlotSeq) -> Option<SlotPosition> {
+                <$of>::locate_seq(self, slot, at, from)
+            }
+            fn slot_span(&self, slot: SlotId, from: SlotSeq) -> Option<SlotSpan> {
+                <$of>::slot_span(self, slot, from)
+            }
+            fn keys(&self) -> Vec<PartitionKey> {
+                self.partitions()
+                    .map(|row| {
+                        assert_eq!(self.partition(row.key, EVER), Some(row));
+                        row.key
+                    })
+                    .collect()
             }
         }
     };
@@ -176,27 +211,40 @@ macro_rules! search {
 search!(SegmentIndex);
 search!(Footer);
 
-fn check(index: &impl Search, steps: &[Step], context: u64) {
+/// `cut`: what a truncation behind the segment took.
+fn check(index: &impl Search, steps: &[Step], cut: Option<(SlotId, SlotSeq)>, context: u64) {
+    let mut steps = steps.to_vec();
+    steps.extend(cut.map(|(slot, from)| Step::Truncate(slot, from)));
+    let steps = &steps[..];
+    let dead_from = |slot| match cut {
+        Some((cut, from)) if cut == slot => from,
+        Some(_) | None => EVER,
+    };
     let live = live(steps);
-    let rows = index.rows();
+    let mut keys = index.keys();
+    keys.retain(|key| index.partition(*key, dead_from(slot_of(*key))).is_some());
+    keys.sort_unstable();
     assert_eq!(
-        rows.keys().collect::<Vec<_>>(),
-        live.keys().collect::<Vec<_>>(),
+        keys,
+        live.keys().copied().collect::<Vec<_>>(),
         "seed {context}"
     );
     for (key, entries) in &live {
         let (first, last) = (entries[0], entries[entries.len() - 1]);
-        let row = rows[key];
+        let from = dead_from(slot_of(*key));
+        let row = index.partition(*key, from).expect("it lives");
+        assert_eq!(row.slot, slot_of(*key));
         assert_eq!(row.first_offset, first.base_offset, "seed {context}");
-        // A truncation cuts at a batch's base, so the end is that of the last live batch, or lies in a gap past it.
+        // The end is that of the last living batch, or lies in a gap, or in the run in which a truncation cut.
         assert!(row.next_offset >= last.next_offset, "seed {context}");
-        assert_eq!(index.locate(*key, row.next_offset), None);
+        assert_eq!(index.locate(*key, row.next_offset, from), None);
         if let Some(before) = first.base_offset.get().checked_sub(1) {
-            assert_eq!(index.locate(*key, Offset::new(before)), None);
+            assert_eq!(index.locate(*key, Offset::new(before), from), None);
         }
         for entry in entries {
             for offset in entry.base_offset.get()..entry.next_offset.get() {
-                let found = index.locate(*key, Offset::new(offset)).expect("it is held");
+                let found = index.locate(*key, Offset::new(offset), from);
+                let found = found.expect("it is held");
                 assert!(found.until.get() > offset, "seed {context}");
                 assert!(
                     read(steps, *key, &found).contains(entry),
@@ -204,7 +252,9 @@ fn check(index: &impl Search, steps: &[Step], context: u64) {
                 );
                 assert_eq!(
                     found.next,
-                    index.locate(*key, found.until).map(|next| next.position),
+                    index
+                        .locate(*key, found.until, from)
+                        .map(|next| next.position),
                     "seed {context}: reading on needs no search"
                 );
             }
@@ -213,7 +263,7 @@ fn check(index: &impl Search, steps: &[Step], context: u64) {
         times.extend([0, last.append_time_us + 1]);
         for time_us in times {
             let expected = entries.iter().find(|entry| entry.append_time_us >= time_us);
-            let mut run = index.locate_time(*key, time_us);
+            let mut run = index.locate_time(*key, time_us, from);
             let mut found = None;
             while let Some(located) = run {
                 found = read(steps, *key, &located)
@@ -222,13 +272,53 @@ fn check(index: &impl Search, steps: &[Step], context: u64) {
                 if found.is_some() {
                     break;
                 }
-                run = index.locate(*key, located.until);
+                run = index.locate(*key, located.until, from);
             }
             assert_eq!(found.as_ref(), expected, "seed {context}, time {time_us}");
         }
     }
-    assert_eq!(index.locate(key(99, 0), Offset::ZERO), None);
-    assert_eq!(index.locate_time(key(99, 0), 0), None);
+    assert_eq!(index.locate(key(99, 0), Offset::ZERO, EVER), None);
+    assert_eq!(index.locate_time(key(99, 0), 0, EVER), None);
+    check_slots(index, steps, dead_from, context);
+}
+
+/// J-63: a slot's sequence leads to a run that holds its entry, and to nothing when it does not live here.
+fn check_slots(
+    index: &impl Search,
+    steps: &[Step],
+    dead_from: impl Fn(SlotId) -> SlotSeq,
+    context: u64,
+) {
+    let living = living(steps);
+    for slot in (0..4).map(SlotId::new) {
+        let own: Vec<&Note> = living.iter().filter(|note| note.slot == slot).collect();
+        let from = dead_from(slot);
+        let span = index.slot_span(slot, from);
+        let ends = own.first().zip(own.last());
+        let expected = ends.map(|(first, last)| (first.slot_seq, last.slot_seq.advance(1)));
+        assert_eq!(
+            span.map(|span| (span.first_seq, span.next_seq)),
+            expected,
+            "seed {context}"
+        );
+        let end = expected.map_or(30, |(_, next)| next.get() + 30);
+        for seq in (0..end).map(SlotSeq::new) {
+            let found = index.locate_seq(slot, seq, from);
+            let entry = own.iter().find(|note| note.slot_seq == seq);
+            assert_eq!(found.is_some(), entry.is_some(), "seed {context}: {seq}");
+            let (Some(found), Some(entry)) = (found, entry) else {
+                continue;
+            };
+            let run = found.at..found.at + found.span;
+            let held = own.iter().filter(|note| run.contains(&note.at));
+            let held: Vec<SlotSeq> = held.map(|note| note.slot_seq).collect();
+            assert!(held.contains(&entry.slot_seq), "seed {context}: {seq}");
+            let first = held.first().copied();
+            assert_eq!(first, Some(found.first_seq), "seed {context}");
+            let next = held.last().map(|last| last.advance(1));
+            assert_eq!(next, Some(found.next_seq), "seed {context}");
+        }
+    }
 }
 
 fn previous(key: PartitionKey) -> Option<u64> {
@@ -247,11 +337,21 @@ fn searches_agree_with_a_model_that_remembers_every_entry() {
         let partitions = prng.range(1, 12);
         let (steps, bytes) = steps(&mut prng, partitions, 250, seed % 2 == 1);
         let index = build(&steps);
-        check(&index, &steps, seed);
+        check(&index, &steps, None, seed);
         let sealed = footer_of(&steps, bytes);
-        check(&sealed, &steps, seed);
+        check(&sealed, &steps, None, seed);
         let loaded = Footer::decode(sealed.bytes().clone(), &life(bytes)).expect("it is good");
-        check(&loaded, &steps, seed);
+        check(&loaded, &steps, None, seed);
+        // J-61: what was cut behind the segment, in the index as it was.
+        for _ in 0..3 {
+            let slot = SlotId::new(prng.below(3) as u16);
+            let end = index
+                .slot_span(slot, EVER)
+                .map_or(3, |it| it.next_seq.get());
+            let cut = Some((slot, SlotSeq::new(prng.range(1, end + 2))));
+            check(&index, &steps, cut, seed);
+            check(&loaded, &steps, cut, seed);
+        }
         assert_eq!(loaded.position_count(), index.position_count());
         assert!(loaded.partitions().is_sorted_by_key(|row| row.key));
         // J-47
@@ -267,7 +367,8 @@ fn searches_agree_with_a_model_that_remembers_every_entry() {
 fn there_is_one_position_for_each_partition_and_chunk() {
     for seed in 0..20 {
         let (steps, _) = steps(&mut Prng::new(seed), 7, 400, false);
-        let pairs: BTreeSet<_> = notes(&steps).map(|note| (note.key, note.chunk)).collect();
+        let data = notes(&steps).filter(|note| note.key.is_some());
+        let pairs: BTreeSet<_> = data.map(|note| (note.key, note.chunk)).collect();
         assert_eq!(build(&steps).position_count(), pairs.len());
     }
 }
@@ -281,7 +382,7 @@ fn a_rebuilt_index_gives_the_same_bytes_however_the_work_was_cut() {
         let footer = footer_of(&steps, bytes);
         let mut again = build(&steps).seal(life(bytes), previous);
         while !again.step(prng.below(9) as usize) {
-            check(again.index(), &steps[..], seed);
+            check(again.index(), &steps[..], None, seed);
             if prng.chance(1, 5) {
                 break;
             }
@@ -292,46 +393,72 @@ fn a_rebuilt_index_gives_the_same_bytes_however_the_work_was_cut() {
     }
 }
 
-// J-43
-#[test]
-fn a_run_behind_a_truncation_begins_where_that_cut() {
-    let note = |at: u32, base: u64| Note {
-        key: key(1, 1),
+/// A batch of ten records, the `seq`-th entry of its slot.
+fn ten(seq: u64, at: u32, base: u64) -> Note {
+    Note {
+        key: Some(key(1, 1)),
+        slot: slot_of(key(1, 1)),
+        slot_seq: SlotSeq::new(seq),
         base_offset: Offset::new(base),
         next_offset: Offset::new(base + 10),
         append_time_us: 1,
         at,
         bytes: 200,
         chunk: Lsn::new(START),
-    };
+    }
+}
+
+// J-43
+#[test]
+fn a_run_behind_a_truncation_begins_where_that_cut() {
     let steps = [
-        Step::Note(note(5000, 0)),
-        Step::Note(note(5200, 10)),
-        Step::Truncate(key(1, 1), Offset::new(10)),
-        Step::Note(note(5400, 30)),
+        Step::Note(ten(1, 5000, 0)),
+        Step::Note(ten(2, 5200, 10)),
+        Step::Truncate(slot_of(key(1, 1)), SlotSeq::new(2)),
+        Step::Note(ten(2, 5400, 10)),
     ];
     let index = build(&steps);
-    let dead = index.locate(key(1, 1), Offset::new(9)).expect("it is held");
-    assert_eq!(read(&steps, key(1, 1), &dead).len(), 1);
-    assert_eq!(dead.until, Offset::new(10));
-    let after = index
-        .locate(key(1, 1), Offset::new(10))
-        .expect("it lies in a gap");
+    let locate = |offset| index.locate(key(1, 1), Offset::new(offset), EVER);
+    let before = locate(9).expect("it is held");
+    assert_eq!(read(&steps, key(1, 1), &before).len(), 1);
+    assert_eq!(before.until, Offset::new(10));
+    let after = locate(10).expect("it was given again");
     assert_eq!(after.position.at, 5400);
+}
+
+// J-60
+#[test]
+fn a_number_is_given_again_only_behind_a_truncation() {
+    let slot = slot_of(key(1, 1));
+    let mut index = build(&[Step::Note(ten(1, 5000, 0)), Step::Note(ten(2, 5200, 10))]);
+    for seq in [0, 1, 2, u64::MAX] {
+        assert_eq!(index.note(ten(seq, 5400, 20)), Err(NoteError::Sequence));
+    }
+    let elsewhere = Note {
+        slot: SlotId::new(77),
+        ..ten(3, 5400, 20)
+    };
+    assert_eq!(index.note(elsewhere), Err(NoteError::Slot));
+    index.truncate(slot, SlotSeq::new(2));
+    assert_eq!(index.note(ten(1, 5400, 10)), Err(NoteError::Sequence));
+    index.note(ten(2, 5400, 10)).expect("it was cut");
 }
 
 #[test]
 fn an_empty_segment_has_a_footer() {
     let footer = SegmentIndex::new().seal(life(0), |_| None).finish();
     let loaded = Footer::decode(footer.bytes().clone(), &life(0)).expect("it is good");
-    assert_eq!(loaded.partitions().len(), 0);
-    assert_eq!(loaded.locate(key(0, 0), Offset::ZERO), None);
+    assert_eq!(loaded.partitions().count(), 0);
+    assert_eq!(loaded.slots().count(), 0);
+    assert_eq!(loaded.locate(key(0, 0), Offset::ZERO, EVER), None);
 }
 
 #[test]
 fn entries_that_do_not_follow_are_refused_and_change_nothing() {
     let good = Note {
-        key: key(1, 1),
+        key: Some(key(1, 1)),
+        slot: slot_of(key(1, 1)),
+        slot_seq: SlotSeq::new(4),
         base_offset: Offset::new(5),
         next_offset: Offset::new(6),
         append_time_us: 1,
@@ -340,7 +467,11 @@ fn entries_that_do_not_follow_are_refused_and_change_nothing() {
         chunk: Lsn::new(START + 4096),
     };
     let mut index = build(&[Step::Note(good)]);
-    let after = Note { at: 5200, ..good };
+    let after = Note {
+        at: 5200,
+        slot_seq: SlotSeq::new(5),
+        ..good
+    };
     for (bad, why) in [
         (Note { bytes: 0, ..after }, NoteError::Empty),
         (
@@ -459,7 +590,13 @@ fn mend(bytes: &mut [u8]) {
 fn nonsense_with_good_checksums_is_refused_or_harmless() {
     let (steps, bytes) = steps(&mut Prng::new(5), 4, 60, false);
     let good = footer_of(&steps, bytes);
-    let used = 128 + good.partitions().len() * 64 + good.position_count() * 24;
+    let slots: Vec<SlotSpan> = good.slots().collect();
+    let slot_positions: u32 = slots.iter().map(|slot| slot.position_count).sum();
+    let used = 128
+        + good.partitions().count() * 64
+        + good.position_count() * 32
+        + slots.len() * 16
+        + slot_positions as usize * 24;
     let mut refused = 0;
     for seed in 0..20_000 {
         let mut prng = Prng::new(seed);
@@ -474,22 +611,35 @@ fn nonsense_with_good_checksums_is_refused_or_harmless() {
             Ok(footer) => {
                 for row in footer.partitions() {
                     let found = footer
-                        .locate(row.key, row.first_offset)
+                        .locate(row.key, row.first_offset, EVER)
                         .expect("it is held");
                     assert!(found.position.at as usize >= BLOCK_BYTES);
-                    let _ = footer.locate_time(row.key, prng.next_u64());
+                    let _ = footer.locate_time(row.key, prng.next_u64(), EVER);
+                    let cut = SlotSeq::new(prng.next_u64());
+                    let _ = footer.locate(row.key, row.first_offset, cut);
+                }
+                for span in footer.slots() {
+                    let found = footer
+                        .locate_seq(span.slot, span.first_seq, EVER)
+                        .expect("it is held");
+                    assert!(found.at as usize >= BLOCK_BYTES);
+                    let cut = SlotSeq::new(prng.next_u64());
+                    let _ = footer.slot_span(span.slot, cut);
                 }
             }
         }
     }
     assert!(refused > 10_000, "{refused}");
-    let mut newer = good.bytes().to_vec();
-    newer[8] = 2;
-    mend(&mut newer);
-    assert_eq!(
-        Footer::decode(Bytes::from(newer), &life(bytes)).err(),
-        Some(FooterError::Version(2))
-    );
+    // One that knows no slots, of an earlier release, is built again like one of a later.
+    for version in [1, 3] {
+        let mut other = good.bytes().to_vec();
+        other[8] = version;
+        mend(&mut other);
+        assert_eq!(
+            Footer::decode(Bytes::from(other), &life(bytes)).err(),
+            Some(FooterError::Version(u32::from(version)))
+        );
+    }
 }
 
 #[test]
@@ -506,11 +656,13 @@ fn arbitrary_bytes_are_no_footer() {
     }
 }
 
-/// The published bytes of a footer's header, one partition's row and its position.
+/// The published bytes of a footer's header, the row of a partition and of a slot, and a position of each.
 #[test]
 fn the_layout_is_the_published_one() {
     let note = Note {
-        key: key(0x11, 0x22),
+        key: Some(key(0x11, 0x22)),
+        slot: SlotId::new(0x77),
+        slot_seq: SlotSeq::new(0x88),
         base_offset: Offset::new(0x33),
         next_offset: Offset::new(0x34),
         append_time_us: 0x55,
@@ -522,7 +674,7 @@ fn the_layout_is_the_published_one() {
     let mut expected = vec![0; 4096];
     let mut put = |at: usize, bytes: &[u8]| expected[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"TRFOOT01");
-    put(8, &1_u32.to_le_bytes());
+    put(8, &2_u32.to_le_bytes());
     put(16, &0xabcd_u64.to_le_bytes());
     put(24, &7_u64.to_le_bytes());
     put(32, &0x5a17_u64.to_le_bytes());
@@ -531,6 +683,8 @@ fn the_layout_is_the_published_one() {
     put(56, &1_u32.to_le_bytes());
     put(60, &1_u32.to_le_bytes());
     put(64, &4096_u64.to_le_bytes());
+    put(72, &1_u32.to_le_bytes());
+    put(76, &1_u32.to_le_bytes());
     put(128, &0x11_u64.to_le_bytes());
     put(136, &0x22_u32.to_le_bytes());
     put(140, &1_u32.to_le_bytes());
@@ -539,10 +693,18 @@ fn the_layout_is_the_published_one() {
     put(160, &0x55_u64.to_le_bytes());
     put(168, &0x55_u64.to_le_bytes());
     put(176, &0x12_u64.to_le_bytes());
-    put(192, &0x33_u64.to_le_bytes());
-    put(200, &0x55_u64.to_le_bytes());
-    put(208, &0x1200_u32.to_le_bytes());
-    put(212, &0x100_u32.to_le_bytes());
+    put(188, &0x77_u16.to_le_bytes());
+    put(192, &0x77_u16.to_le_bytes());
+    put(196, &1_u32.to_le_bytes());
+    put(208, &0x33_u64.to_le_bytes());
+    put(216, &0x55_u64.to_le_bytes());
+    put(224, &0x88_u64.to_le_bytes());
+    put(232, &0x1200_u32.to_le_bytes());
+    put(236, &0x100_u32.to_le_bytes());
+    put(240, &0x88_u64.to_le_bytes());
+    put(248, &0x89_u64.to_le_bytes());
+    put(256, &0x1200_u32.to_le_bytes());
+    put(260, &0x100_u32.to_le_bytes());
     mend(&mut expected);
     assert_eq!(footer.bytes(), &expected);
 }
@@ -605,7 +767,9 @@ fn the_cache_keeps_what_was_used_last_and_never_exceeds_its_bound() {
     assert_eq!(small.bytes(), 0);
 }
 
-/// Fills a segment: `partitions` have an entry in each of `chunks` chunks.
+/// Fills a segment: `partitions`, of so many slots, have an entry in each of `chunks` chunks.
+const SLOTS: u32 = 100;
+
 fn filled(partitions: u32, chunks: u64) -> SegmentIndex {
     let mut index = SegmentIndex::new();
     let mut at = BLOCK_BYTES as u32;
@@ -613,7 +777,12 @@ fn filled(partitions: u32, chunks: u64) -> SegmentIndex {
         for partition in 0..partitions {
             index
                 .note(Note {
-                    key: key(u64::from(partition), 0),
+                    key: Some(key(u64::from(partition), 0)),
+                    slot: SlotId::new((partition % SLOTS) as u16),
+                    slot_seq: SlotSeq::new(
+                        1 + chunk * u64::from(partitions.div_ceil(SLOTS))
+                            + u64::from(partition / SLOTS),
+                    ),
                     base_offset: Offset::new(chunk),
                     next_offset: Offset::new(chunk + 1),
                     append_time_us: chunk,
@@ -629,12 +798,12 @@ fn filled(partitions: u32, chunks: u64) -> SegmentIndex {
 }
 
 #[test]
-fn a_position_costs_little_more_than_its_24_bytes() {
+fn a_position_costs_little_more_than_its_32_bytes_and_what_its_slot_has_there() {
     for (partitions, chunks, bytes_max) in [
-        (1, 32_768, 31.0),
-        (10_000, 64, 33.0),
-        (10_000, 8, 55.0),
-        (1000, 700, 31.0),
+        (1, 32_768, 70.0),
+        (10_000, 64, 43.0),
+        (10_000, 8, 65.0),
+        (1000, 700, 43.0),
     ] {
         let index = filled(partitions, chunks);
         let positions = index.position_count();

@@ -1,5 +1,5 @@
 //! Cold reads: the segment that holds what is asked for is found by the indexes, the bytes are read in whole blocks, and
-//! what is handed out is verified and of that partition only. Reads nothing that is not durable, and answers only when a
+//! what is handed out is verified and of that partition, or that slot, only. Reads nothing that is not durable, and answers only when a
 //! completion arrives: an answer that needs no bytes rides on the read of one block.
 
 mod pace;
@@ -11,25 +11,40 @@ use crate::footers::Waiter;
 use crate::index::Footer;
 use crate::journal::Journal;
 use crate::operations::Op;
-use crate::outcome::{Output, ReadBatches, ReadError, ReadId};
+use crate::outcome::{
+    Output, ReadBatches, ReadError, ReadId, SlotEntries, SlotOutput, SlotReadError,
+};
 use bytes::Bytes;
 pub(crate) use pace::Pace;
 use places::{Place, Places};
+pub(crate) use run::Of;
 use run::{Outcome, Run};
 use search::Found;
 use tiderace_base::collections::Map;
 use tiderace_base::disk::{DiskError, JournalFile};
-use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::operation::Effect;
-use tiderace_base::position::Offset;
+use tiderace_base::position::{Offset, SlotSeq};
 use tiderace_base::time::Mono;
+use tiderace_wire::batch::BatchHeader;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Want {
     Batches { from: Offset, bytes_max: usize },
     Time { time_us: u64 },
+    Entries { from: SlotSeq, bytes_max: usize },
+}
+
+impl Want {
+    /// The number of the entry that is sought; none: it is sought by time.
+    fn from(self) -> Option<u64> {
+        match self {
+            Self::Batches { from, .. } => Some(from.get()),
+            Self::Entries { from, .. } => Some(from.get()),
+            Self::Time { .. } => None,
+        }
+    }
 }
 
 /// What a read waits for.
@@ -45,13 +60,13 @@ enum Waiting {
 
 #[derive(Debug)]
 enum Answer {
-    Batches(Result<ReadBatches, ReadError>),
-    Time(Result<Option<(Offset, u64)>, ReadError>),
+    None(ReadError),
+    Time(Option<(Offset, u64)>),
 }
 
 #[derive(Debug)]
 pub(crate) struct Job {
-    key: PartitionKey,
+    of: Of,
     want: Want,
     waiting: Waiting,
     search: search::Search,
@@ -61,6 +76,10 @@ pub(crate) struct Job {
     is_doubted: bool,
     /// What it read was wrong once, and it began again: what is wrong twice is damaged.
     is_begun_again: bool,
+    /// It met what a truncation took, and began again.
+    has_met_dead: bool,
+    /// A truncation was written since its answer was found.
+    is_stale: bool,
 }
 
 impl Job {
@@ -90,26 +109,36 @@ impl Reads {
         self.jobs.len()
     }
 
+    /// A truncation was written: what searches have seen may be dead. What they read is judged when it is there. J-61
+    pub(crate) fn forget_what_was_seen(&mut self) {
+        for job in self.jobs.values_mut() {
+            job.search = search::Search::default();
+            job.is_stale = matches!(job.waiting, Waiting::Answer(_));
+        }
+    }
+
     pub(crate) fn is_using(&self, seq: u64) -> bool {
         self.using.contains_key(&seq)
     }
 }
 
 impl Journal {
-    pub(crate) fn start_read(&mut self, key: PartitionKey, want: Want) -> ReadId {
+    pub(crate) fn start_read(&mut self, of: Of, want: Want) -> ReadId {
         self.stats.reads += 1;
         self.reads.given += 1;
         let id = ReadId(self.reads.given);
         self.reads.jobs.insert(
             id,
             Job {
-                key,
+                of,
                 want,
                 waiting: Waiting::Index,
                 search: search::Search::default(),
                 is_cancelled: false,
                 is_doubted: false,
                 is_begun_again: false,
+                has_met_dead: false,
+                is_stale: false,
             },
         );
         self.go_on_reading(id, None);
@@ -156,16 +185,16 @@ impl Journal {
                 self.hold(run.seq);
                 self.read_run(id, job, run);
             }
-            Found::Batches(error) => self.answer_soon(id, job, Answer::Batches(Err(error))),
-            Found::Time(found) => self.answer_soon(id, job, Answer::Time(Ok(found))),
+            Found::None(error) => self.answer_soon(id, job, Answer::None(error)),
+            Found::Time(found) => self.answer_soon(id, job, Answer::Time(found)),
         }
     }
 
     /// What was read was wrong, and may have led astray: forgets what it led to, and searches from the beginning.
     fn begin_again(&mut self, id: ReadId, mut job: Job, seq: u64) {
         self.let_go(seq);
-        if let Want::Batches { from, .. } = job.want {
-            self.reads.places.forget(job.key, from);
+        if let Some(from) = job.want.from() {
+            self.reads.places.forget(job.of, from);
         }
         job.search = search::Search::default();
         self.reads.jobs.insert(id, job);
@@ -211,16 +240,33 @@ impl Journal {
     }
 
     fn answer(&mut self, id: ReadId, want: Want, error: ReadError) {
-        self.outputs.push(match want {
-            Want::Batches { .. } => Output::Read {
+        match want {
+            Want::Batches { .. } => self.outputs.push(Output::Read {
                 id,
                 result: Err(error),
-            },
-            Want::Time { .. } => Output::Time {
+            }),
+            Want::Time { .. } => self.outputs.push(Output::Time {
                 id,
                 result: Err(error),
-            },
-        });
+            }),
+            Want::Entries { .. } => {
+                let error = match error {
+                    ReadError::AtEnd => SlotReadError::AtEnd,
+                    // A search knows numbers, and of a slot they are sequences.
+                    ReadError::BelowStart(first) => {
+                        SlotReadError::BelowFirst(SlotSeq::new(first.get()))
+                    }
+                    ReadError::Damaged { file, at, bytes } => {
+                        SlotReadError::Damaged { file, at, bytes }
+                    }
+                    ReadError::Disk(error) => SlotReadError::Disk(error),
+                };
+                self.slot_outputs.push(SlotOutput::Entries {
+                    id,
+                    result: Err(error),
+                });
+            }
+        }
     }
 
     pub(crate) fn read_done(&mut self, id: ReadId, result: Result<Bytes, DiskError>) {
@@ -232,11 +278,17 @@ impl Journal {
             self.pace.read(took_ns, bytes as usize);
         }
         match core::mem::replace(&mut job.waiting, Waiting::Index) {
-            Waiting::Answer(Answer::Batches(result)) => {
-                self.outputs.push(Output::Read { id, result });
+            Waiting::Answer(_) if job.is_stale => {
+                job.is_stale = false;
+                self.reads.jobs.insert(id, job);
+                self.go_on_reading(id, None);
             }
-            Waiting::Answer(Answer::Time(result)) => {
-                self.outputs.push(Output::Time { id, result });
+            Waiting::Answer(Answer::None(error)) => self.answer(id, job.want, error),
+            Waiting::Answer(Answer::Time(found)) => {
+                self.outputs.push(Output::Time {
+                    id,
+                    result: Ok(found),
+                });
             }
             // The load of the index answers for itself.
             Waiting::Index => {
@@ -260,45 +312,83 @@ impl Journal {
                     }
                     self.answer(id, job.want, ReadError::Disk(error));
                 }
-                Ok(bytes) => match run.take(job.key, &job.want, &bytes) {
-                    Outcome::More => self.read_run(id, job, run),
-                    Outcome::Damaged { .. } if job.begins_again() => {
-                        self.begin_again(id, job, run.seq);
-                    }
-                    Outcome::Damaged { at, bytes } => {
-                        self.let_go(run.seq);
-                        self.tell_damage(run.seq, &(at..at + bytes), None);
-                        let file = JournalFile::Segment(run.file);
-                        self.answer(id, job.want, ReadError::Damaged { file, at, bytes });
-                    }
-                    Outcome::Batches { batches, next, at } => {
-                        self.let_go(run.seq);
-                        let place = Place { seq: run.seq, at };
-                        self.reads.places.remember(job.key, next, place);
+                Ok(bytes) => self.take_run(id, job, run, &bytes),
+            },
+        }
+    }
+
+    fn take_run(&mut self, id: ReadId, mut job: Job, mut run: Box<Run>, bytes: &Bytes) {
+        let start = match self.segments.get(&run.seq) {
+            Some(sealed) => sealed.row.start,
+            None => self.active.start,
+        };
+        let cuts = &self.cuts;
+        // J-61: judged now, not when the run was found: a truncation may have been written since.
+        let is_dead = |header: &BatchHeader, at: u64| {
+            let lsn = start.advance(at - BLOCK_BYTES as u64);
+            cuts.is_dead(header.slot(), header.slot_seq(), lsn)
+        };
+        match run.take(&job.want, bytes, is_dead) {
+            Outcome::More => self.read_run(id, job, run),
+            Outcome::Damaged { .. } if job.begins_again() => {
+                self.begin_again(id, job, run.seq);
+            }
+            Outcome::Damaged { at, bytes } => {
+                self.let_go(run.seq);
+                self.tell_damage(run.seq, &(at..at + bytes), None);
+                let file = JournalFile::Segment(run.file);
+                self.answer(id, job.want, ReadError::Damaged { file, at, bytes });
+            }
+            Outcome::Dead if !core::mem::replace(&mut job.has_met_dead, true) => {
+                self.begin_again(id, job, run.seq);
+            }
+            Outcome::Dead => {
+                self.let_go(run.seq);
+                self.answer(id, job.want, job.search.absent());
+            }
+            Outcome::Batches { batches, next, at } => {
+                self.let_go(run.seq);
+                let place = Place { seq: run.seq, at };
+                self.reads.places.remember(job.of, next, place);
+                let buffer_bytes = bytes.len();
+                match job.want {
+                    Want::Entries { .. } => self.slot_outputs.push(SlotOutput::Entries {
+                        id,
+                        result: Ok(SlotEntries {
+                            entries: batches,
+                            next: SlotSeq::new(next),
+                            buffer_bytes,
+                        }),
+                    }),
+                    Want::Batches { .. } | Want::Time { .. } => {
                         self.outputs.push(Output::Read {
                             id,
                             result: Ok(ReadBatches {
                                 batches,
-                                next,
-                                buffer_bytes: bytes.len(),
+                                next: Offset::new(next),
+                                buffer_bytes,
                             }),
                         });
                     }
-                    Outcome::Time(found) => {
-                        self.let_go(run.seq);
-                        self.outputs.push(Output::Time {
-                            id,
-                            result: Ok(Some(found)),
-                        });
-                    }
-                    // All too old: what follows holds the answer.
-                    Outcome::Nothing => {
-                        self.let_go(run.seq);
-                        let result = Ok(job.search.candidate());
-                        self.outputs.push(Output::Time { id, result });
-                    }
-                },
-            },
+                }
+            }
+            Outcome::Time((offset, time_us)) => {
+                self.let_go(run.seq);
+                self.outputs.push(Output::Time {
+                    id,
+                    result: Ok(Some((Offset::new(offset), time_us))),
+                });
+            }
+            // All too old, or dead: what follows holds the answer, in this segment or behind it.
+            Outcome::Nothing => {
+                // Unless a truncation made it begin anew.
+                if job.search.has_begun() {
+                    job.search.past = Some(run.until);
+                }
+                self.let_go(run.seq);
+                self.reads.jobs.insert(id, job);
+                self.go_on_reading(id, None);
+            }
         }
     }
 }

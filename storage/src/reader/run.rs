@@ -1,17 +1,86 @@
-//! A stretch of one segment that holds a partition's batches, with those of others between them: which bytes to read next,
-//! and what to take out of them. Every header is verified before its length is believed, every body before it is given.
+//! A stretch of one segment that holds a partition's batches, or a slot's entries, with those of others between them: which
+//! bytes to read next, and what to take out of them. Every header is verified before its length is believed, every body
+//! before it is given, and what a truncation took is passed over, whenever that was written. J-61
 
 use super::Want;
-use crate::index::Located;
+use crate::index::{Located, SlotPosition};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use tiderace_base::ids::PartitionKey;
+use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
-use tiderace_base::position::Offset;
+use tiderace_base::position::SlotSeq;
 use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::entry::EntryKind;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// Whose entries are read, and so what numbers them: a partition's batches their offsets, a slot's entries of all kinds
+/// their sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Of {
+    Partition(PartitionKey),
+    Slot(SlotId),
+}
+
+impl Of {
+    /// Whether an entry may be what begins a part.
+    fn is_of(self, header: &BatchHeader) -> bool {
+        match self {
+            Self::Partition(key) => header.key() == key,
+            Self::Slot(slot) => header.slot() == slot && header.slot_seq() > SlotSeq::ZERO,
+        }
+    }
+
+    /// Whether an entry, if it lives, is wanted.
+    fn wants(self, header: &BatchHeader) -> bool {
+        let is_data = || header.entry_kind() == Ok(EntryKind::Data);
+        self.is_of(header) && (matches!(self, Self::Slot(_)) || is_data())
+    }
+
+    /// The number of an entry, and that of the one behind it.
+    fn numbers(self, header: &BatchHeader) -> (u64, u64) {
+        match self {
+            Self::Partition(_) => (header.base_offset().get(), header.next_offset().get()),
+            Self::Slot(_) => {
+                let seq = header.slot_seq().get();
+                (seq, seq.saturating_add(1))
+            }
+        }
+    }
+}
+
+/// A run of an index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) at: u32,
+    pub(crate) span: u32,
+    /// What begins it has no number before this one.
+    pub(crate) from: u64,
+    /// Nothing of it with this number or a greater one lives.
+    pub(crate) until: u64,
+}
+
+impl From<&Located> for Stretch {
+    fn from(located: &Located) -> Self {
+        Self {
+            at: located.position.at,
+            span: located.position.span,
+            from: located.position.base_offset.get(),
+            until: located.until.get(),
+        }
+    }
+}
+
+impl From<&SlotPosition> for Stretch {
+    fn from(position: &SlotPosition) -> Self {
+        Self {
+            at: position.at,
+            span: position.span,
+            from: position.first_seq.get(),
+            until: position.next_seq.get(),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -19,10 +88,10 @@ struct Part {
     begins_at: u64,
     start: u64,
     end: u64,
-    /// The batch that begins it has no offset before this one.
-    from: Offset,
-    /// A batch of the partition at or past it is dead.
-    until: Offset,
+    /// What begins it has no number before this one.
+    from: u64,
+    /// An entry at or past it is dead.
+    until: u64,
 }
 
 /// See the module.
@@ -30,14 +99,17 @@ struct Part {
 pub(crate) struct Run {
     pub(crate) seq: u64,
     pub(crate) file: u32,
-    /// The offset behind the last part.
-    pub(crate) until: Offset,
+    of: Of,
+    /// The number behind the last part.
+    pub(crate) until: u64,
     parts: VecDeque<Part>,
     cursor: u64,
     end: u64,
-    from: Offset,
-    /// The offset of the partition's next living batch, once one of the part was seen.
-    expected: Option<Offset>,
+    from: u64,
+    /// The number of the next living entry, once one of the part was seen.
+    expected: Option<u64>,
+    /// An entry was met that a truncation took.
+    met_dead: bool,
     bytes_max: usize,
     /// Where the run begins.
     first: u64,
@@ -53,12 +125,14 @@ pub(crate) enum Outcome {
     More,
     Batches {
         batches: Vec<Bytes>,
-        next: Offset,
+        next: u64,
         at: u64,
     },
-    Time((Offset, u64)),
-    /// No batch of the run is young enough. An offset is never sought in a run that the index does not give for it.
+    Time((u64, u64)),
+    /// No batch of the run is young enough. A number is never sought in a run that the index does not give for it.
     Nothing,
+    /// What was sought may be what a truncation took: it does not live here.
+    Dead,
     Damaged {
         at: u64,
         bytes: u64,
@@ -73,16 +147,18 @@ enum Entry {
 }
 
 impl Run {
-    pub(crate) fn new(seq: u64, file: u32, from: Offset, bytes_max: usize) -> Self {
+    pub(crate) fn new(seq: u64, file: u32, of: Of, from: u64, bytes_max: usize) -> Self {
         Self {
             seq,
             file,
-            until: Offset::ZERO,
+            of,
+            until: 0,
             parts: VecDeque::new(),
             cursor: 0,
             end: 0,
             from,
             expected: None,
+            met_dead: false,
             bytes_max,
             first: 0,
             needed: 0,
@@ -96,9 +172,9 @@ impl Run {
     }
 
     /// Adds what was located; `at` skips what was read before.
-    pub(crate) fn push(&mut self, located: &Located, at: Option<u64>) {
-        let begins_at = u64::from(located.position.at);
-        let end = begins_at + u64::from(located.position.span);
+    pub(crate) fn push(&mut self, stretch: Stretch, at: Option<u64>) {
+        let begins_at = u64::from(stretch.at);
+        let end = begins_at + u64::from(stretch.span);
         let start = at.filter(|at| (begins_at..end).contains(at));
         let start = start.unwrap_or(begins_at);
         if self.parts.is_empty() {
@@ -109,11 +185,11 @@ impl Run {
             begins_at,
             start,
             end,
-            from: located.position.base_offset,
-            until: located.until,
+            from: stretch.from,
+            until: stretch.until,
         });
         self.end = end;
-        self.until = located.until;
+        self.until = stretch.until;
     }
 
     /// Where in the file what a failed read was for lies.
@@ -144,8 +220,13 @@ impl Run {
         (at, bytes)
     }
 
-    /// Takes what [`Run::next_read`] asked for.
-    pub(crate) fn take(&mut self, key: PartitionKey, want: &Want, bytes: &Bytes) -> Outcome {
+    /// Takes what [`Run::next_read`] asked for. `is_dead` tells whether a truncation took the entry at a byte of the file.
+    pub(crate) fn take(
+        &mut self,
+        want: &Want,
+        bytes: &Bytes,
+        is_dead: impl Fn(&BatchHeader, u64) -> bool,
+    ) -> Outcome {
         let base = self.cursor - self.cursor % BLOCK;
         let mut batches = Vec::new();
         let mut taken = 0;
@@ -166,19 +247,20 @@ impl Run {
                 let Ok(header) = BatchHeader::parse(rest) else {
                     return self.damaged(part.end);
                 };
-                let is_alive = header.key() == key
-                    && header.entry_kind() == Ok(EntryKind::Data)
-                    && header.base_offset() < part.until;
-                if self.is_astray(key, header, part, is_alive) {
+                let (number, next) = self.of.numbers(header);
+                let is_wanted = self.of.wants(header) && number < part.until;
+                let is_alive = is_wanted && !is_dead(header, self.cursor);
+                self.met_dead |= is_wanted && !is_alive;
+                if self.is_astray(header, part, is_alive) {
                     if batches.is_empty() {
                         return self.damaged(part.end);
                     }
                     return self.batches(batches);
                 }
                 match want {
-                    Want::Batches { .. } if is_alive && header.next_offset() > self.from => {
-                        // The index says that the offset is here: a block of another place, whole in itself, was read.
-                        if header.base_offset() > self.from {
+                    Want::Batches { .. } | Want::Entries { .. } if is_alive && next > self.from => {
+                        // The index says that it is here: a block of another place, whole in itself, was read.
+                        if number > self.from {
                             if batches.is_empty() {
                                 return self.damaged(part.end);
                             }
@@ -191,7 +273,7 @@ impl Run {
                             }
                             return self.batches(batches);
                         }
-                        self.from = header.next_offset();
+                        self.from = next;
                         batches.push(bytes.slice(from..from + length));
                         taken += length;
                         self.cursor += length as u64;
@@ -200,16 +282,19 @@ impl Run {
                         }
                     }
                     Want::Time { time_us } if is_alive && header.append_time_us() >= *time_us => {
-                        return Outcome::Time((header.base_offset(), header.append_time_us()));
+                        return Outcome::Time((number, header.append_time_us()));
                     }
-                    Want::Batches { .. } | Want::Time { .. } => self.cursor += length as u64,
+                    Want::Batches { .. } | Want::Entries { .. } | Want::Time { .. } => {
+                        self.cursor += length as u64;
+                    }
                 }
             }
             self.parts.pop_front();
         }
         match want {
             _ if !batches.is_empty() => self.batches(batches),
-            Want::Batches { .. } => Outcome::Damaged {
+            Want::Batches { .. } | Want::Entries { .. } if self.met_dead => Outcome::Dead,
+            Want::Batches { .. } | Want::Entries { .. } => Outcome::Damaged {
                 at: self.first,
                 bytes: self.end - self.first,
             },
@@ -219,22 +304,17 @@ impl Run {
 
     /// Whether an entry, whole in itself, is not what the index says lies here: a block of another place was read. What the
     /// index locates begins with a batch of the partition, and its living batches follow each other without a gap.
-    fn is_astray(
-        &mut self,
-        key: PartitionKey,
-        header: &BatchHeader,
-        part: Part,
-        is_alive: bool,
-    ) -> bool {
+    fn is_astray(&mut self, header: &BatchHeader, part: Part, is_alive: bool) -> bool {
         let begins = self.cursor == part.begins_at;
-        if begins && (header.key() != key || header.base_offset() < part.from) {
+        let (number, next) = self.of.numbers(header);
+        if begins && (!self.of.is_of(header) || number < part.from) {
             return true;
         }
         if !is_alive {
             return false;
         }
-        let expected = self.expected.replace(header.next_offset());
-        !begins && expected.is_some_and(|offset| offset != header.base_offset())
+        let expected = self.expected.replace(next);
+        !begins && expected.is_some_and(|expected| expected != number)
     }
 
     fn batches(&self, batches: Vec<Bytes>) -> Outcome {

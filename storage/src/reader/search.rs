@@ -1,15 +1,17 @@
-//! Finds the run of a segment that holds an offset or a time: from where a reader of the partition stopped on into the
-//! segments behind, or from the newest segment back along the links of the indexes. Stops wherever an index has to be
-//! loaded first, and goes on there.
+//! Finds the run of a segment that holds an offset or a time of a partition, or a sequence of a slot: from where a reader of
+//! it stopped on into the segments behind, or from the newest segment back, of a partition along the links of the indexes.
+//! Stops wherever an index has to be loaded first, and goes on there. Of two segments that hold the same number the later
+//! one is right: in the earlier one it is dead. J-61
 
-use super::run::Run;
+use super::run::{Of, Run, Stretch};
 use super::{Job, Want};
-use crate::footers::{Footers, View};
+use crate::footers::{Alive, Footers, View};
 use crate::index::Footer;
 use crate::journal::Journal;
 use crate::outcome::ReadError;
+use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::limits::BLOCK_BYTES;
-use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::position::{Lsn, Offset, SlotSeq};
 
 /// Segments looked into behind the one where a reader stopped, before the search begins at the newest. Enough to read a
 /// busy partition from segment to segment without ever searching; a partition that skips more has links that skip too.
@@ -20,8 +22,10 @@ const FORWARD_MAX: u32 = 4;
 pub(crate) struct Search {
     /// The segment to look at next; none: start.
     at: Option<u64>,
-    /// The oldest segment seen that lies wholly behind what is sought: it, its first offset, that one's time.
-    later: Option<(u64, Offset, u64)>,
+    /// The oldest segment seen that lies wholly behind what is sought: its first number, that one's time.
+    later: Option<(u64, u64)>,
+    /// In the segment looked at, what lies before this offset was read, and holds nothing that is young enough.
+    pub(super) past: Option<u64>,
     /// Segments looked into from a place on, that of the place included; 0: not begun there.
     forward: u32,
     /// The place was tried, or there is none: the search goes back from the newest segment.
@@ -29,9 +33,23 @@ pub(crate) struct Search {
 }
 
 impl Search {
+    /// Whether a segment was looked at.
+    pub(super) fn has_begun(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// The first batch of the segment behind, for a search by time.
     pub(crate) fn candidate(&self) -> Option<(Offset, u64)> {
-        self.later.map(|(_, offset, time_us)| (offset, time_us))
+        let later = self.later;
+        later.map(|(offset, time_us)| (Offset::new(offset), time_us))
+    }
+
+    /// Why there is nothing with the number that was sought.
+    pub(super) fn absent(&self) -> ReadError {
+        let later = self.later;
+        later.map_or(ReadError::AtEnd, |(first, _)| {
+            ReadError::BelowStart(Offset::new(first))
+        })
     }
 }
 
@@ -39,8 +57,8 @@ impl Search {
 pub(crate) enum Found {
     NeedsIndex(u64),
     Run(Box<Run>),
-    /// No batches, and why.
-    Batches(ReadError),
+    /// Nothing, and why.
+    None(ReadError),
     /// The answer to a search by time.
     Time(Option<(Offset, u64)>),
 }
@@ -91,33 +109,27 @@ impl Journal {
             };
             self.stats.segments_searched += 1;
             if !matches!(step, Step::Run(_)) && job.search.forward > 0 {
-                self.look_on(&mut job.search, seq, &step);
+                self.look_on(job, seq, &step);
                 continue;
             }
             match step {
                 Step::Run(run) => return Found::Run(Box::new(run)),
                 Step::Behind => return Self::nothing(job, ReadError::AtEnd),
-                Step::Before => {
-                    // What lay between two segments was released.
-                    let later = job.search.later;
-                    let error = later.map_or(ReadError::AtEnd, |(_, first, _)| {
-                        ReadError::BelowStart(first)
-                    });
-                    return Self::nothing(job, error);
-                }
+                // What lay between two segments was released.
+                Step::Before => return Self::nothing(job, job.search.absent()),
                 Step::Absent | Step::Back(_) => {
-                    let next = match step {
-                        _ if seq == self.active.seq => self.newest.get(&job.key).copied(),
-                        Step::Back(Some(link)) => link,
+                    job.search.past = None;
+                    let next = match (&step, job.of) {
+                        (_, Of::Partition(key)) if seq == self.active.seq => {
+                            self.newest.get(&key).copied()
+                        }
+                        (Step::Back(Some(link)), _) => *link,
                         _ => seq.checked_sub(1),
                     };
                     let next = next.and_then(|next| self.segments.range(..=next).next_back());
-                    match (next, job.search.later) {
-                        (Some((next, _)), _) => job.search.at = Some(*next),
-                        (None, Some((_, first, _))) => {
-                            return Self::nothing(job, ReadError::BelowStart(first));
-                        }
-                        (None, None) => return Self::nothing(job, ReadError::AtEnd),
+                    match next {
+                        Some((next, _)) => job.search.at = Some(*next),
+                        None => return Self::nothing(job, job.search.absent()),
                     }
                 }
             }
@@ -126,8 +138,8 @@ impl Journal {
 
     /// Where to look first.
     fn first_look(&self, job: &mut Job) -> u64 {
-        if let (Want::Batches { from, .. }, false) = (job.want, job.search.place_tried)
-            && let Some(place) = self.reads.places.get(job.key, from)
+        if let (Some(from), false) = (job.want.from(), job.search.place_tried)
+            && let Some(place) = self.reads.places.get(job.of, from)
             && (place.seq == self.active.seq || self.segments.contains_key(&place.seq))
         {
             job.search.forward = 1;
@@ -138,10 +150,13 @@ impl Journal {
     }
 
     /// The segment of a place, or one behind it, does not hold what is sought: the next one may, as long as each ends
-    /// before it or holds nothing of the partition. Whatever else is met is left to a search from the newest segment.
-    fn look_on(&self, search: &mut Search, seq: u64, step: &Step) {
+    /// before it or holds nothing of the partition. Whatever else is met is left to a search from the newest segment. A slot
+    /// has no links that skip: whoever reads it on looks at each segment once.
+    fn look_on(&self, job: &mut Job, seq: u64, step: &Step) {
+        let search = &mut job.search;
+        let is_slot = matches!(job.of, Of::Slot(_));
         let may_follow = matches!(step, Step::Before | Step::Absent)
-            && search.forward <= FORWARD_MAX
+            && (search.forward <= FORWARD_MAX || is_slot)
             && seq != self.active.seq;
         if may_follow {
             let next = self.segments.range(seq + 1..).next();
@@ -157,52 +172,80 @@ impl Journal {
 
     fn nothing(job: &Job, error: ReadError) -> Found {
         match job.want {
-            Want::Batches { .. } => Found::Batches(error),
+            Want::Batches { .. } | Want::Entries { .. } => Found::None(error),
             Want::Time { .. } => Found::Time(job.search.candidate()),
         }
     }
 
     fn look(&self, job: &mut Job, seq: u64, view: &View<'_>) -> Step {
-        let (file, start) = if seq == self.active.seq {
-            (self.active.file, self.active.start)
+        let life = if seq == self.active.seq {
+            Looked {
+                seq,
+                file: self.active.file,
+                start: self.active.start,
+                end: Lsn::MAX,
+            }
         } else {
             match self.segments.get(&seq) {
-                Some(sealed) => (sealed.row.file, sealed.row.start),
+                Some(sealed) => Looked {
+                    seq,
+                    file: sealed.row.file,
+                    start: sealed.row.start,
+                    end: sealed.row.end,
+                },
                 None => return Step::Absent,
             }
         };
+        let alive = Alive::new(view, &self.cuts, life.end);
+        match job.of {
+            Of::Partition(key) => {
+                let link = view.has_links().then(|| view.previous_seq(key));
+                self.look_for_partition(job, key, &life, &alive, link)
+            }
+            Of::Slot(slot) => self.look_for_slot(job, slot, &life, &alive),
+        }
+    }
+
+    fn look_for_partition(
+        &self,
+        job: &mut Job,
+        key: PartitionKey,
+        life: &Looked,
+        view: &Alive<'_>,
+        link: Option<Option<u64>>,
+    ) -> Step {
         let durable = self.inflight.durable();
-        let is_durable = |at: u32| lsn_of(start, at) < durable;
-        let link = view.has_links().then(|| view.previous_seq(job.key));
-        let Some(partition) = view.partition(job.key) else {
+        let is_durable = |at: u32| life.lsn_of(at) < durable;
+        let Some(partition) = view.partition(key) else {
             return Step::Absent;
         };
-        let first = view.locate(job.key, partition.first_offset);
+        let first = view.locate(key, partition.first_offset);
         if !first.is_some_and(|first| is_durable(first.position.at)) {
             return Step::Back(link);
         }
+        let later = (partition.first_offset.get(), partition.first_time_us);
         match job.want {
             Want::Batches { from, bytes_max } => {
                 if from < partition.first_offset {
-                    job.search.later = Some((seq, partition.first_offset, partition.first_time_us));
+                    job.search.later = Some(later);
                     return Step::Back(link);
                 }
-                let Some(located) = view.locate(job.key, from) else {
+                let Some(located) = view.locate(key, from) else {
                     return Step::Before;
                 };
                 if !is_durable(located.position.at) {
                     return Step::Behind;
                 }
-                let place = self.reads.places.get(job.key, from);
-                let place = place.filter(|place| place.seq == seq);
-                let mut run = Run::new(seq, file, from, bytes_max);
-                run.push(&located, place.map(|place| place.at));
+                let place = self.reads.places.get(job.of, from.get());
+                let place = place.filter(|place| place.seq == life.seq);
+                let mut run = Run::new(life.seq, life.file, job.of, from.get(), bytes_max);
+                run.push(Stretch::from(&located), place.map(|place| place.at));
                 while run.takes_more(self.read_bytes())
-                    && let Some(next) = view.locate(job.key, run.until)
+                    && let Some(next) = view.locate(key, Offset::new(run.until))
                     && is_durable(next.position.at)
-                    && next.until > run.until
+                    && next.until.get() > run.until
                 {
-                    run.push(&next, None);
+                    run.push(Stretch::from(&next), None);
                 }
                 Step::Run(run)
             }
@@ -211,30 +254,73 @@ impl Journal {
                     return Step::Behind;
                 }
                 if partition.first_time_us >= time_us {
-                    job.search.later = Some((seq, partition.first_offset, partition.first_time_us));
+                    job.search.later = Some(later);
                     return Step::Back(link);
                 }
-                let Some(located) = view
-                    .locate_time(job.key, time_us)
-                    .filter(|located| is_durable(located.position.at))
+                // Where a truncation left dead entries in a run, the answer may lie in any behind it.
+                let located = match job.search.past {
+                    Some(past) => view.locate(key, Offset::new(past)),
+                    None => view.locate_time(key, time_us),
+                };
+                let Some(located) = located.filter(|located| is_durable(located.position.at))
                 else {
                     return Step::Behind;
                 };
-                let mut run = Run::new(seq, file, Offset::ZERO, 0);
-                run.push(&located, None);
-                // Where a truncation left dead entries in the run, the answer lies in the next one.
-                if let Some(next) = view
-                    .locate(job.key, run.until)
-                    .filter(|next| is_durable(next.position.at) && next.until > run.until)
-                {
-                    run.push(&next, None);
-                }
+                let mut run = Run::new(life.seq, life.file, job.of, 0, 0);
+                run.push(Stretch::from(&located), None);
                 Step::Run(run)
             }
+            Want::Entries { .. } => Step::Absent,
         }
+    }
+
+    fn look_for_slot(&self, job: &mut Job, slot: SlotId, life: &Looked, view: &Alive<'_>) -> Step {
+        let Want::Entries { from, bytes_max } = job.want else {
+            return Step::Absent;
+        };
+        let durable = self.inflight.durable();
+        let is_durable = |at: u32| life.lsn_of(at) < durable;
+        let Some(span) = view.slot_span(slot) else {
+            return Step::Absent;
+        };
+        let first = view.locate_seq(slot, span.first_seq);
+        if !first.is_some_and(|first| is_durable(first.at)) {
+            return Step::Back(None);
+        }
+        if from < span.first_seq {
+            job.search.later = Some((span.first_seq.get(), 0));
+            return Step::Back(None);
+        }
+        let Some(position) = view.locate_seq(slot, from) else {
+            return Step::Before;
+        };
+        if !is_durable(position.at) {
+            return Step::Behind;
+        }
+        let place = self.reads.places.get(job.of, from.get());
+        let place = place.filter(|place| place.seq == life.seq);
+        let mut run = Run::new(life.seq, life.file, job.of, from.get(), bytes_max);
+        run.push(Stretch::from(&position), place.map(|place| place.at));
+        while run.takes_more(self.read_bytes())
+            && let Some(next) = view.locate_seq(slot, SlotSeq::new(run.until))
+            && is_durable(next.at)
+        {
+            run.push(Stretch::from(&next), None);
+        }
+        Step::Run(run)
     }
 }
 
-fn lsn_of(start: Lsn, at: u32) -> Lsn {
-    start.advance(u64::from(at) - BLOCK_BYTES as u64)
+/// The life that is looked at.
+struct Looked {
+    seq: u64,
+    file: u32,
+    start: Lsn,
+    end: Lsn,
+}
+
+impl Looked {
+    fn lsn_of(&self, at: u32) -> Lsn {
+        self.start.advance(u64::from(at) - BLOCK_BYTES as u64)
+    }
 }

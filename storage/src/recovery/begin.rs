@@ -4,6 +4,7 @@
 use super::superblocks;
 use super::{Directory, Recovered, disk_error};
 use crate::checkpoint;
+use crate::cuts::Cuts;
 use crate::format::segment::{Predecessor, SegmentHeader};
 use crate::format::superblock::{CheckpointRef, Recent, Superblock};
 use crate::index::Footer;
@@ -34,6 +35,7 @@ pub(crate) struct Beginning {
     pub(crate) replayed: Vec<u32>,
     pub(crate) sealed: BTreeMap<u64, Sealed>,
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) cuts: Cuts,
     pub(crate) footers: Vec<Footer>,
     /// A life whose file holds bytes behind its end, and where that is in the file.
     pub(crate) cut_to: Option<(u64, u64)>,
@@ -75,6 +77,7 @@ impl Beginning {
             replayed: Vec::new(),
             sealed: BTreeMap::new(),
             newest: BTreeMap::new(),
+            cuts: Cuts::default(),
             footers: Vec::new(),
             cut_to: None,
             dropped: Vec::new(),
@@ -203,6 +206,7 @@ impl Beginning {
             last_crc: self.before.map_or(0, |before| before.last_crc),
             sealed: self.sealed,
             newest: self.newest,
+            cuts: self.cuts,
             footers: self.footers,
             spares: free,
             gone,

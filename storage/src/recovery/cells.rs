@@ -8,12 +8,14 @@ use crate::OpenError;
 use crate::checkpoint::{
     self, ChainError, Part, PartError, PartReader, SegmentRow, kind, verify_chain,
 };
-use crate::checkpointing::partition_row;
+use crate::checkpointing::{partition_row, truncation_row};
+use crate::cuts::Cut;
 use crate::format::superblock::{CheckpointRef, Superblock};
 use crate::journal::Replay;
+use crate::planted::{Bug, is_planted};
 use std::collections::{BTreeMap, BTreeSet};
 use tiderace_base::disk::{Disk, DiskError, JournalFile};
-use tiderace_base::ids::PartitionKey;
+use tiderace_base::ids::{PartitionKey, SlotId};
 use tiderace_base::position::Lsn;
 
 /// What the checkpoint says of the journal itself.
@@ -21,6 +23,7 @@ pub(crate) struct Cells {
     pub(crate) covers: Lsn,
     pub(crate) rows: BTreeMap<u64, SegmentRow>,
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) cuts: BTreeMap<(SlotId, Lsn), Cut>,
     pub(crate) checkpoints: checkpoint::Chain,
     /// The checkpoints that the superblock names are damaged: the whole log has to stand in for them.
     damaged: Option<(u64, u64)>,
@@ -68,6 +71,7 @@ pub(crate) fn load<D: Disk>(
         covers: chosen.last().map_or(Lsn::ZERO, |last| last.part().covers),
         rows: BTreeMap::new(),
         newest: BTreeMap::new(),
+        cuts: BTreeMap::new(),
         checkpoints: checkpoint::Chain::recovered(parts(&chosen), before, names),
         damaged,
         stand_in,
@@ -90,6 +94,19 @@ pub(crate) fn load<D: Disk>(
                 match cell.value.and_then(partition_row::decode_value) {
                     Some(seq) => cells.newest.insert(key, seq),
                     None => cells.newest.remove(&key),
+                };
+            }
+            kind::TRUNCATION if is_planted(Bug::ForgetCutAtStart) => {}
+            kind::TRUNCATION => {
+                let Some(name) = truncation_row::decode_key(cell.key) else {
+                    return;
+                };
+                match cell
+                    .value
+                    .and_then(|value| truncation_row::decode_value(name.1, value))
+                {
+                    Some(cut) => cells.cuts.insert(name, cut),
+                    None => cells.cuts.remove(&name),
                 };
             }
             owner if owner >= kind::OWNER_MIN => replay.cell(owner, cell.key, cell.value),

@@ -12,8 +12,9 @@ mod scan;
 mod superblocks;
 mod window;
 
-pub(crate) use scan::{Chunk, entries_are_good};
+pub(crate) use scan::{Chunk, entries_are_good, note_entry};
 
+use crate::cuts::Cuts;
 use crate::format::{COUNT_MAX, FILE_NUMBER_MAX, FORMAT_VERSION};
 use crate::index::Footer;
 use crate::journal::{Journal, Replay};
@@ -109,6 +110,7 @@ pub(crate) struct Recovered {
     pub(crate) sealed: BTreeMap<u64, Sealed>,
     /// The latest sealed life that holds some of a partition.
     pub(crate) newest: BTreeMap<PartitionKey, u64>,
+    pub(crate) cuts: Cuts,
     pub(crate) footers: Vec<Footer>,
     pub(crate) spares: Vec<u32>,
     /// Files that are free and that no life can use: the checkpoints may tell of lives in them.

@@ -5,24 +5,26 @@ use super::Directory;
 use super::begin::Beginning;
 use super::cells::Cells;
 use super::chain::{self, Chain, Link};
-use super::scan::{Chunk, Remains, Span, Stop, follow};
+use super::scan::{Chunk, Remains, Span, Stop, follow, note_entry, seal_of, truncate_of};
 use super::window::Window;
 use crate::OpenError;
 use crate::checkpoint::SegmentRow;
+use crate::cuts::{Cut, Cuts, oldest_dead};
 use crate::format::chunk::Life as ChunkLife;
 use crate::format::segment::Predecessor;
 use crate::format::superblock::Superblock;
-use crate::index::{Footer, Life, Note, SegmentIndex};
+use crate::index::{Footer, Life, SegmentIndex};
 use crate::journal::Replay;
-use crate::marks::{Mark, MarkKind};
+use crate::marks::{Mark, MarkKind, put_mark};
+use crate::seals::Seals;
 use crate::segments::Sealed;
 use std::collections::BTreeMap;
 use tiderace_base::disk::{Disk, JournalFile};
 use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
 use tiderace_base::planted::{Bug, is_planted};
-use tiderace_base::position::Lsn;
-use tiderace_wire::entry::EntryKind;
+use tiderace_base::position::{Lsn, SlotSeq};
+use tiderace_wire::entry::Truncate;
 
 /// What is known before the log is read.
 pub(crate) struct Found {
@@ -45,7 +47,7 @@ pub(crate) fn run<D: Disk>(
     replay: &mut impl Replay,
 ) -> Result<Beginning, OpenError> {
     let Found {
-        superblock,
+        mut superblock,
         cells,
         chain,
     } = found;
@@ -66,6 +68,13 @@ pub(crate) fn run<D: Disk>(
         .map(|index| span_of(&chain.links, index, directory, &superblock))
         .collect();
     let mut footers: Vec<Footer> = Vec::new();
+    let mut cuts = Cuts::default();
+    let mut known = Cuts::default();
+    for ((slot, _), cut) in &cells.cuts {
+        cuts.take(*slot, *cut);
+        known.take(*slot, *cut);
+    }
+    let mut seals = Seals::new(superblock.seals.iter().copied());
     let mut end = None;
     for (index, span) in spans.iter().enumerate() {
         let link = &chain.links[index];
@@ -73,7 +82,19 @@ pub(crate) fn run<D: Disk>(
         let mut strange = false;
         let prev_crc = link.header.before.map_or(0, |before| before.last_crc);
         let stop = follow(disk, window, span, Some(prev_crc), |chunk| {
-            strange |= !take_chunk(chunk, covers, &mut segment, replay);
+            let mut taking = Taking {
+                life: link.header.seq,
+                covers,
+                segment: &mut segment,
+                cuts: &mut cuts,
+                known: &known,
+                seals: &mut seals,
+                earlier: Earlier {
+                    sealed: &sealed,
+                    footers: &footers,
+                },
+            };
+            strange |= !taking.chunk(chunk, replay);
         })?;
         if strange {
             // Its checksums hold, yet no writer writes this.
@@ -136,6 +157,23 @@ pub(crate) fn run<D: Disk>(
     };
     let cut_to = (kept && !span.end_is_known && span.file_bytes > span.place(stop.lsn))
         .then(|| (link.header.seq, span.place(stop.lsn)));
+    // J-62: a truncation whose entry did not come back did not happen, and nothing that was written behind it came back.
+    superblock.truncations.retain(|it| it.at < stop.lsn);
+    for truncation in &superblock.truncations {
+        let mut lives = chain.links.iter().rev().map(|link| &link.header);
+        let life = lives.find(|it| it.start_lsn <= truncation.at);
+        cuts.take(
+            truncation.slot,
+            Cut {
+                epoch: truncation.epoch,
+                from: truncation.from,
+                at: truncation.at,
+                oldest: 0,
+                life: life.map_or(0, |it| it.seq),
+            },
+        );
+    }
+    superblock.seals = seals.rows().collect();
     let mut marks = superblock.marks.clone();
     if is_planted(Bug::ForgetMarks) {
         marks.clear();
@@ -173,6 +211,7 @@ pub(crate) fn run<D: Disk>(
         replayed: spans[..=index].iter().map(|span| span.file).collect(),
         sealed,
         newest,
+        cuts,
         footers,
         cut_to,
         dropped,
@@ -206,35 +245,71 @@ fn span_of(links: &[Link], index: usize, directory: &Directory, superblock: &Sup
     }
 }
 
-/// Indexes a chunk's entries and hands them to the owner. False: an entry does not follow the one before it.
-fn take_chunk(
-    chunk: &Chunk<'_>,
+/// The full segments before the one that is being replayed, as far as they are known.
+struct Earlier<'a> {
+    sealed: &'a BTreeMap<u64, Sealed>,
+    footers: &'a [Footer],
+}
+
+/// What takes the entries of one segment.
+struct Taking<'a> {
+    life: u64,
     covers: Lsn,
-    segment: &mut SegmentIndex,
-    replay: &mut impl Replay,
-) -> bool {
-    let mut good = true;
-    chunk.entries(|at, header, bytes| {
-        if header.entry_kind() == Ok(EntryKind::Data) {
-            good &= segment
-                .note(Note {
-                    key: header.key(),
-                    base_offset: header.base_offset(),
-                    next_offset: header.next_offset(),
-                    append_time_us: header.append_time_us(),
-                    at: at as u32,
-                    bytes: bytes.len() as u32,
-                    chunk: chunk.header.lsn,
-                })
-                .is_ok();
-        }
-        if chunk.header.lsn >= covers {
+    segment: &'a mut SegmentIndex,
+    cuts: &'a mut Cuts,
+    /// Those of the checkpoint.
+    known: &'a Cuts,
+    seals: &'a mut Seals,
+    earlier: Earlier<'a>,
+}
+
+impl Taking<'_> {
+    /// Indexes a chunk's entries and hands them to the owner. False: an entry does not follow the one before it.
+    fn chunk(&mut self, chunk: &Chunk<'_>, replay: &mut impl Replay) -> bool {
+        let mut good = true;
+        chunk.entries(|at, header, bytes| {
             let lsn = chunk.header.lsn.advance(at - chunk.at);
-            let end = lsn.advance(bytes.len() as u64);
-            replay.entry(lsn, end, header, &bytes[bytes.len() - header.body_len()..]);
-        }
-    });
-    good
+            if let Some(truncate) = truncate_of(header, bytes) {
+                self.truncate(&truncate, lsn);
+            }
+            if let Some(seal) = seal_of(header, bytes) {
+                self.seals.replay(seal);
+            }
+            good &= note_entry(self.segment, chunk.header.lsn, at, header, bytes);
+            // J-66: the owner's cells were captured behind a truncation that the checkpoint has. They know nothing of what it
+            // took, and may hold what was written in its place.
+            let is_known = match truncate_of(header, bytes) {
+                Some(it) => self.known.dead_from(it.slot, lsn) <= it.from_seq,
+                None => self.known.is_dead(header.slot(), header.slot_seq(), lsn),
+            };
+            if lsn >= self.covers && !is_known {
+                let end = lsn.advance(bytes.len() as u64);
+                replay.entry(lsn, end, header, &bytes[bytes.len() - header.body_len()..]);
+            }
+        });
+        good
+    }
+
+    /// Before the index of the segment takes it.
+    fn truncate(&mut self, truncate: &Truncate, at: Lsn) {
+        let (slot, from) = (truncate.slot, truncate.from_seq);
+        let own = (self.life, Some(self.segment.slot_span(slot, SlotSeq::MAX)));
+        let earlier = self.earlier.sealed.iter().rev().map(|(seq, sealed)| {
+            let mut footers = self.earlier.footers.iter();
+            let footer = footers.find(|footer| footer.life().seq == *seq);
+            let dead_from = self.cuts.dead_from(slot, sealed.row.end);
+            (*seq, footer.map(|footer| footer.slot_span(slot, dead_from)))
+        });
+        let oldest = oldest_dead(from, core::iter::once(own).chain(earlier));
+        let cut = Cut {
+            epoch: truncate.epoch,
+            from,
+            at,
+            oldest,
+            life: self.life,
+        };
+        self.cuts.take(slot, cut);
+    }
 }
 
 /// J-6: damage is corruption if and only if something proves that the place was durable.
@@ -338,22 +413,5 @@ fn mark_cut(marks: &mut Vec<Mark>, superblock: &Superblock, stop: &Stop, remains
                 since_lsn: stop.lsn,
             },
         );
-    }
-}
-
-/// One mark of a kind for a slot: the greater, and none is greater than unknown.
-fn put_mark(marks: &mut Vec<Mark>, mark: Mark) {
-    match marks
-        .iter_mut()
-        .find(|it| it.slot == mark.slot && it.kind == mark.kind)
-    {
-        Some(held) => {
-            held.greatest = match (held.greatest, mark.greatest) {
-                (Some(a), Some(b)) => Some(a.max(b)),
-                _ => None,
-            };
-            held.since_lsn = mark.since_lsn;
-        }
-        None => marks.push(mark),
     }
 }

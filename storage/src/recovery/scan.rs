@@ -2,8 +2,10 @@
 //! place proves that it was durable. Holds one window of a segment at a time.
 
 use super::window::Window;
-use crate::OpenError;
+use crate::format::COUNT_MAX;
 use crate::format::chunk::{ChunkHeader, Life, decode_first};
+use crate::index::{Note, SegmentIndex};
+use crate::{EntryMeta, OpenError};
 use std::collections::BTreeMap;
 use tiderace_base::disk::{Disk, JournalFile};
 use tiderace_base::ids::SlotId;
@@ -11,7 +13,7 @@ use tiderace_base::limits::{BLOCK_BYTES, SLOTS};
 use tiderace_base::planted::{Bug, is_planted};
 use tiderace_base::position::{Epoch, Lsn, SlotSeq};
 use tiderace_wire::batch::{BatchHeader, walk};
-use tiderace_wire::entry::EntryKind;
+use tiderace_wire::entry::{EntryKind, Seal, Truncate};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -75,6 +77,53 @@ impl Chunk<'_> {
     }
 }
 
+/// Takes an entry of a scan into the index of its segment, as the writer did. False: it does not follow the one before it.
+pub(crate) fn note_entry(
+    index: &mut SegmentIndex,
+    chunk: Lsn,
+    at: u64,
+    header: &BatchHeader,
+    bytes: &[u8],
+) -> bool {
+    if let Some(truncate) = truncate_of(header, bytes) {
+        index.truncate(truncate.slot, truncate.from_seq);
+    }
+    let meta = EntryMeta::of(header);
+    // Entries of this replica alone have no number in their slot, and nothing finds them.
+    if meta.slot_seq == SlotSeq::ZERO {
+        return meta.key.is_none();
+    }
+    index
+        .note(Note {
+            key: meta.key,
+            slot: meta.slot,
+            slot_seq: meta.slot_seq,
+            base_offset: meta.base_offset,
+            next_offset: meta.next_offset,
+            append_time_us: meta.append_time_us,
+            at: at as u32,
+            bytes: bytes.len() as u32,
+            chunk,
+        })
+        .is_ok()
+}
+
+/// The truncation that an entry says.
+pub(crate) fn truncate_of(header: &BatchHeader, bytes: &[u8]) -> Option<Truncate> {
+    let body = bytes.get(bytes.len() - header.body_len()..)?;
+    (header.entry_kind() == Ok(EntryKind::Truncate))
+        .then(|| Truncate::from_bytes(body).ok())
+        .flatten()
+}
+
+/// The seal that an entry says.
+pub(crate) fn seal_of(header: &BatchHeader, bytes: &[u8]) -> Option<Seal> {
+    let body = bytes.get(bytes.len() - header.body_len()..)?;
+    (header.entry_kind() == Ok(EntryKind::Seal))
+        .then(|| Seal::from_bytes(body).ok())
+        .flatten()
+}
+
 /// Whether every entry of a chunk is what its checksums say.
 pub(crate) fn entries_are_good(header: &ChunkHeader, chunk: &[u8]) -> bool {
     let entries = header.entries(chunk);
@@ -87,8 +136,18 @@ pub(crate) fn entries_are_good(header: &ChunkHeader, chunk: &[u8]) -> bool {
         let good = entry.check_producer(body.len()).is_ok()
             && entry.check_placement().is_ok()
             && entry.check_body(body).is_ok()
-            && entry.entry_kind().is_ok_and(|kind| {
-                kind != EntryKind::Data || entry.next_offset() > entry.base_offset()
+            && entry.entry_kind().is_ok_and(|kind| match kind {
+                EntryKind::Data => entry.next_offset() > entry.base_offset(),
+                // The superblock repeats both, and what says more than it may is not believed.
+                EntryKind::Truncate => Truncate::from_bytes(body).is_ok_and(|it| {
+                    (1..=COUNT_MAX).contains(&it.from_seq.get()) && it.slot.get() < SLOTS
+                }),
+                EntryKind::Seal => Seal::from_bytes(body).is_ok_and(|it| {
+                    let greatest = it.last_seq.max(it.flushed_seq);
+                    greatest.get() <= COUNT_MAX && it.slot.get() < SLOTS
+                }),
+                // What it means is its owner's business.
+                kind => kind.body_bytes().is_none_or(|bytes| bytes == body.len()),
             });
         if !good {
             return false;

@@ -1,14 +1,13 @@
 //! What is told of a damaged place: once, with what of which partitions lies there.
 
-use crate::footers::View;
+use crate::footers::{Alive, View};
 use crate::index::Footer;
 use crate::journal::Journal;
 use crate::outcome::{Damage, DamagedRange, Output};
 use core::ops::Range;
 use tiderace_base::disk::JournalFile;
-use tiderace_base::ids::PartitionKey;
 use tiderace_base::limits::BLOCK_BYTES;
-use tiderace_base::position::Offset;
+use tiderace_base::position::Lsn;
 
 /// Partitions named for one damaged place.
 const NAMED_MAX: usize = 64;
@@ -82,6 +81,10 @@ impl Journal {
         place: &Range<u64>,
         footer: Option<&Footer>,
     ) -> Vec<DamagedRange> {
+        let end = self
+            .segments
+            .get(&seq)
+            .map_or(Lsn::MAX, |sealed| sealed.row.end);
         let view = match footer {
             _ if seq == self.active.seq => Some(View::Open(&self.active.index)),
             Some(footer) => Some(View::Footer(footer.clone())),
@@ -90,20 +93,13 @@ impl Journal {
         let Some(view) = view else {
             return Vec::new();
         };
-        let keys: Vec<(PartitionKey, Offset)> = match &view {
-            View::Open(index) => index
-                .partitions()
-                .map(|it| (it.key, it.first_offset))
-                .collect(),
-            View::Footer(footer) => {
-                let partitions = footer.partitions();
-                partitions.map(|it| (it.key, it.first_offset)).collect()
-            }
-        };
+        // Damage to what a truncation took is nobody's loss. J-61
+        let view = Alive::new(&view, &self.cuts, end);
         let mut found = Vec::new();
-        for (key, first) in keys {
+        for partition in view.partitions() {
+            let key = partition.key;
             let mut range: Option<DamagedRange> = None;
-            let mut from = first;
+            let mut from = partition.first_offset;
             while let Some(located) = view.locate(key, from) {
                 let start = u64::from(located.position.at);
                 let end = start + u64::from(located.position.span);

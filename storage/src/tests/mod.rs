@@ -7,5 +7,6 @@ mod disk;
 mod scrub;
 mod serving;
 mod shortage;
+mod slots;
 mod upkeep;
 mod world;

@@ -243,7 +243,7 @@ impl World {
         self.journal.as_mut().expect("the journal is open")
     }
 
-    fn next_settings(&mut self) -> Settings {
+    pub(super) fn next_settings(&mut self) -> Settings {
         self.boots += 1;
         Settings {
             seed: self.seed.wrapping_mul(1_000_003).wrapping_add(self.boots),
@@ -541,7 +541,7 @@ impl World {
         }
     }
 
-    fn execute(&mut self, effect: Effect) -> Event {
+    pub(super) fn execute(&mut self, effect: Effect) -> Event {
         match effect {
             Effect::Write {
                 op,

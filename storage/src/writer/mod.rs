@@ -21,7 +21,7 @@ use tiderace_base::disk::JournalFile;
 use tiderace_base::limits::{BLOCK_BYTES, CLOSING_CHUNK_AFTER_NS};
 use tiderace_base::operation::Effect;
 use tiderace_base::planted::{Bug, is_planted};
-use tiderace_base::position::Lsn;
+use tiderace_base::position::{Lsn, SlotSeq};
 use tiderace_base::region::aligned_zeroed;
 
 /// A chunk that waits for its turn.
@@ -110,7 +110,8 @@ impl<'a> Draft<'a> {
     /// Appends the entry: it will be durable, in its place, before anything that follows it.
     ///
     /// # Panics
-    /// When nothing was copied, or `meta` names a partition and no offsets.
+    /// When nothing was copied, `meta` names a partition and no offsets or no number, or a number of the slot that was given
+    /// and not truncated.
     #[inline]
     pub fn commit(mut self, meta: EntryMeta) -> Placed {
         self.committed = true;
@@ -119,12 +120,14 @@ impl<'a> Draft<'a> {
         let bytes = journal.regions.filled().len() - start;
         assert!(bytes > 0, "an entry has bytes");
         let lsn = journal.open.lsn.advance(start as u64);
-        if let Some(key) = meta.key {
+        if meta.slot_seq > SlotSeq::ZERO {
             journal
                 .active
                 .index
                 .note(Note {
-                    key,
+                    key: meta.key,
+                    slot: meta.slot,
+                    slot_seq: meta.slot_seq,
                     base_offset: meta.base_offset,
                     next_offset: meta.next_offset,
                     append_time_us: meta.append_time_us,
@@ -133,6 +136,11 @@ impl<'a> Draft<'a> {
                     chunk: journal.open.lsn,
                 })
                 .expect("a committed entry follows the one before it and has records");
+        } else {
+            assert!(
+                meta.key.is_none(),
+                "a partition's data has a number in its slot"
+            );
         }
         journal.open.note(&meta);
         if let Some((bytes, crc)) = self.checksum {
@@ -432,7 +440,11 @@ impl Journal {
         let durable = self.inflight.durable();
         let free: Vec<u32> = self.spares.listed().collect();
         let oldest = self.segments.keys().next().copied();
+        let seals = self.seals.rows().collect();
+        let truncations = self.truncations_to_name().collect();
         let next = &mut self.superblocks.next;
+        next.seals = seals;
+        next.truncations = truncations;
         next.durable = durable;
         next.free = free;
         next.oldest_segment_seq = oldest.unwrap_or(self.active.seq);

@@ -11,7 +11,8 @@ use tiderace_wire::entry::{self, DropReason, EntryKind, ExpireReason, StartReaso
 use tiderace_wire::error::{ErrorCode, Retry};
 use tiderace_wire::frame::tables::{PARTS, SECTIONS, Table};
 use tiderace_wire::frame::{
-    CreditScope, Cut, GapReason, GoodbyeReason, MetadataWhat, SettleOutcome, SubscribeFrom,
+    CreditScope, Cut, FenceReason, GapReason, GoodbyeReason, MetadataWhat, SettleOutcome,
+    SubscribeFrom,
 };
 use tiderace_wire::link::{Batches, Direction, Kind};
 use tiderace_wire::session::{Client, Phase, Server, Step};
@@ -287,7 +288,8 @@ fn numbers() -> String {
         DropReason,
         TaskState,
         SettleOutcome,
-        Cut
+        Cut,
+        FenceReason
     );
     out
 }

@@ -35,8 +35,8 @@ pub use work::{
     TaskSettled, TaskTake,
 };
 pub use zone::{
-    Cut, LeaseGrant, SlotAck, SlotEntries, SlotFetch, SlotSeal, SlotSealed, SlotSnapshot,
-    SlotSnapshotRequest,
+    Cut, FenceReason, LeaseAsk, LeaseGrant, SlotAck, SlotDiverged, SlotEntries, SlotFenced,
+    SlotFetch, SlotSeal, SlotSealed, SlotSnapshot, SlotSnapshotRequest,
 };
 
 use crate::layout::ControlError;
@@ -264,6 +264,9 @@ controls!(
     LeaseGrant,
     SlotSnapshotRequest,
     SlotSnapshot<'a>,
+    SlotDiverged,
+    SlotFenced,
+    LeaseAsk,
     ControlLetter<'a>,
     GroupCommit,
     GroupCommitted,

@@ -223,6 +223,21 @@ pub const SECTIONS: &[Table] = &[
         then: Some("the part's bytes"),
     },
     Table {
+        name: "SlotDiverged",
+        fields: SlotDiverged::LAYOUT,
+        then: None,
+    },
+    Table {
+        name: "SlotFenced",
+        fields: SlotFenced::LAYOUT,
+        then: None,
+    },
+    Table {
+        name: "LeaseAsk",
+        fields: LeaseAsk::LAYOUT,
+        then: None,
+    },
+    Table {
         name: "ControlLetter",
         fields: control::ControlLetterHead::LAYOUT,
         then: Some("what it says, control's own"),

@@ -123,6 +123,9 @@ const fn class(kind: Kind) -> Class {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::ControlLetter
         | Kind::GroupCommit
         | Kind::TaskTake
@@ -361,6 +364,9 @@ fn read(kind: Kind, control: &[u8]) -> Result<Answer<'_>, ControlError> {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::ControlLetter
         | Kind::GroupCommit
         | Kind::GroupCommitted

@@ -127,6 +127,9 @@ const fn class(kind: Kind) -> Class {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::ControlLetter
         | Kind::GroupCommitted
         | Kind::TaskGive
@@ -491,6 +494,9 @@ fn read(kind: Kind, control: &[u8]) -> Result<Request, ControlError> {
         | Kind::LeaseGrant
         | Kind::SlotSnapshotRequest
         | Kind::SlotSnapshot
+        | Kind::SlotDiverged
+        | Kind::SlotFenced
+        | Kind::LeaseAsk
         | Kind::ControlLetter
         | Kind::GroupCommit
         | Kind::GroupCommitted

@@ -5,17 +5,17 @@ use crate::journal::sealing;
 use crate::outcome::Outcome;
 use crate::targets::{Sample, Target};
 use bytes::Bytes;
-use tiderace_base::ids::{JournalId, PartitionIndex, PartitionKey, StreamId};
+use tiderace_base::ids::{JournalId, PartitionIndex, PartitionKey, SlotId, StreamId};
 use tiderace_base::limits::KIB;
-use tiderace_base::position::{Lsn, Offset};
+use tiderace_base::position::{Lsn, Offset, SlotSeq};
 use tiderace_storage::index::{Footer, FooterError, Life, Note, SegmentIndex};
 
 /// See the module.
 pub const TARGET: Target = Target {
     name: "footer",
     reads: "`Footer::decode`: the index of a full segment, from a disk or a hostile writer",
-    holds: "one that is taken has its rows in order, finds every offset of every row in a position that holds it, leads \
-            back only, and never out of its segment",
+    holds: "one that is taken has its rows in order, finds every offset of every row and every sequence of every slot in a \
+            position that holds it, leads back only, and never out of its segment; a truncation behind it leaves less",
     run,
     samples,
     seal: Some(seal),
@@ -24,6 +24,9 @@ pub const TARGET: Target = Target {
     held_bytes_max: 128 * KIB,
     runs_in_tests: 40_000,
 };
+
+/// Nothing was cut behind the segment.
+const EVER: SlotSeq = SlotSeq::MAX;
 
 const LIFE: Life = Life {
     journal: JournalId::new(7),
@@ -54,7 +57,7 @@ pub fn run(input: &[u8]) -> Outcome {
         before = Some(key);
         positions += partition.position_count as usize;
         assert_eq!(
-            footer.partition(key),
+            footer.partition(key, EVER),
             Some(partition),
             "a row is found by its key"
         );
@@ -64,7 +67,7 @@ pub fn run(input: &[u8]) -> Outcome {
         );
         let mut at = partition.first_offset;
         let mut found = 0;
-        while let Some(located) = footer.locate(key, at) {
+        while let Some(located) = footer.locate(key, at, EVER) {
             found += 1;
             let position = located.position;
             assert!(
@@ -73,7 +76,13 @@ pub fn run(input: &[u8]) -> Outcome {
             );
             assert!(position.span > 0 && position.at as usize >= 4 * KIB);
             assert!(u64::from(position.at) + u64::from(position.span) <= 64 * KIB as u64);
-            assert!(footer.locate_time(key, position.time_max_us).is_some());
+            assert!(
+                footer
+                    .locate_time(key, position.time_max_us, EVER)
+                    .is_some()
+            );
+            let cut = footer.locate(key, at, position.first_seq);
+            assert!(cut.is_none(), "a run whose first entry died is gone");
             at = located.until;
         }
         assert_eq!(found, partition.position_count, "every position is reached");
@@ -83,12 +92,30 @@ pub fn run(input: &[u8]) -> Outcome {
         );
         assert!(
             footer
-                .locate_time(key, partition.last_time_us.saturating_add(1))
+                .locate_time(key, partition.last_time_us.saturating_add(1), EVER)
                 .is_none()
                 || partition.last_time_us == u64::MAX
         );
     }
     assert_eq!(positions, footer.position_count());
+    let mut before = None;
+    for span in footer.slots() {
+        assert!(before.is_none_or(|before| before < span.slot), "sorted");
+        before = Some(span.slot);
+        assert_eq!(footer.slot_span(span.slot, EVER), Some(span));
+        let mut found = 0;
+        let mut at = span.first_seq;
+        while let Some(run) = footer.locate_seq(span.slot, at, EVER) {
+            found += 1;
+            assert!(run.first_seq <= at && at < run.next_seq);
+            assert!(run.span > 0 && run.at as usize >= 4 * KIB);
+            assert!(u64::from(run.at) + u64::from(run.span) <= 64 * KIB as u64);
+            assert_eq!(footer.locate_seq(span.slot, at, at), None, "it died");
+            at = run.next_seq;
+        }
+        assert!(found >= 1 && found <= span.position_count && at <= span.next_seq);
+        assert_eq!(footer.slot_span(span.slot, span.first_seq), None);
+    }
     Outcome::Taken("Footer")
 }
 
@@ -127,10 +154,12 @@ fn samples() -> Vec<Sample> {
                 for partition in 0..partitions {
                     let base = 100 * partition + 3 * entry;
                     let note = Note {
-                        key: PartitionKey {
+                        key: Some(PartitionKey {
                             stream: StreamId::new(1 + partition / 2),
                             partition: PartitionIndex::new((partition % 2) as u32),
-                        },
+                        }),
+                        slot: SlotId::new((partition % 3) as u16),
+                        slot_seq: SlotSeq::new(1 + entry * partitions + partition),
                         base_offset: Offset::new(base),
                         next_offset: Offset::new(base + 3),
                         append_time_us: 1000 * entry + partition,

@@ -181,7 +181,7 @@ fn reads_give_what_was_written(driven: &mut Driven, written: &Written, count: us
 fn goes_on(mut driven: Driven, written: &Written, seed: u32) {
     let mut prng = Prng::new(u64::from(seed));
     driven.settle();
-    for _ in 0..2 {
+    for slot_seq in 1_000_000..1_000_002 {
         let partition = prng.below(PARTITIONS);
         let state = driven
             .owner
@@ -189,7 +189,7 @@ fn goes_on(mut driven: Driven, written: &Written, seed: u32) {
             .get(&partition)
             .copied()
             .unwrap_or_default();
-        let drawn = written::draw(&mut prng, partition, state, 1_000_000);
+        let drawn = written::draw(&mut prng, partition, state, slot_seq);
         if written::append(&mut driven, &drawn).is_err() {
             return;
         }
