@@ -8,7 +8,7 @@ use integration::world::World;
 use tiderace_base::ids::{MessageId, PartitionIndex, PartitionKey, StreamId};
 use tiderace_base::prng::Prng;
 use tiderace_wire::error::ErrorCode;
-use tiderace_wire::frame::Control;
+use tiderace_wire::frame::{Control, SlotFetch};
 use tiderace_wire::link::Kind;
 
 /// An id that a connection has not used.
@@ -64,7 +64,7 @@ fn what_is_no_frame_ends_the_connection_with_its_code() {
         ),
         (
             "a kind of the zone",
-            batches::frame(Kind::SlotFetch, FRESH, &[0; 56], &[]),
+            batches::frame(Kind::SlotFetch, FRESH, &[0; SlotFetch::BYTES], &[]),
             ErrorCode::BadKind,
         ),
         (
