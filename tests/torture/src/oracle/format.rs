@@ -361,7 +361,7 @@ pub fn footer_life(file: &[u8], journal: u64) -> Option<Life> {
     let header = file.get(..CHUNK_HEADER_BYTES)?;
     let holds = &header[..8] == b"TRFOOT01"
         && u32_at(header, 124) == crc32c(&header[..124])
-        && u32_at(header, 8) == 1
+        && u32_at(header, 8) == 2
         && u64_at(header, 16) == journal
         && u64_at(header, 64) == file.len() as u64
         && u32_at(header, 120) == crc32c(&file[CHUNK_HEADER_BYTES..]);
