@@ -9,7 +9,7 @@ use crate::checkpoint::{Captured, Found, LogFault, Rebuilt};
 use crate::control::{Control, Opened};
 use crate::event::{CatalogueEvent, Fact, ShardBoot};
 use crate::letter::Hello;
-use crate::raft::{Health, Members, Payload, Restored, Timing};
+use crate::raft::{Health, Members, Payload, Position, Restored, Timing};
 use core::fmt;
 use core::num::NonZeroU8;
 use std::net::SocketAddr;
@@ -51,10 +51,12 @@ pub struct ControlConfig {
 pub struct LinksConfig {
     /// Where its own peer door is reached.
     pub address: SocketAddr,
-    /// Nodes of a zone to ask to be let in, as long as this one belongs to none; none of them: an empty directory founds a zone.
-    /// Whoever belongs to a zone knows its nodes, and reaches those that stand here where they stand here, until they have
+    /// Nodes of a zone to ask to be let in, as long as this one belongs to none. Whoever belongs to a zone knows its nodes, and reaches those that stand here where they stand here, until they have
     /// said better.
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Whether an empty directory founds a zone. To be said once in the life of a zone: a founder whose directory was lost must not
+    /// found it anew.
+    pub founds: bool,
     /// How often consensus does what.
     pub timing: Timing,
 }
@@ -92,6 +94,8 @@ pub enum ControlError {
     },
     /// The directory began to join a zone and nobody to join is named any more.
     JoinBegun,
+    /// The directory is empty, nobody to join is named, and nobody said that it founds a zone.
+    NoZone,
     /// The zone has another number of slots than this program is made for.
     SlotCount {
         /// The zone's.
@@ -159,6 +163,10 @@ impl fmt::Display for ControlError {
                 "this control journal is of zone {:016x}, and the node is configured for zone {:016x}: correct its certificate, or the data directory",
                 known.get(),
                 configured.get()
+            ),
+            Self::NoZone => write!(
+                f,
+                "this data directory is empty: name nodes of the zone to join as its peers, or say that it founds a zone, once in the life of that zone"
             ),
             Self::JoinBegun => write!(
                 f,
@@ -249,6 +257,7 @@ struct Opening {
     node: NodeId,
     zone: ZoneId,
     facts: Vec<Fact>,
+    is_new: bool,
     config: ControlConfig,
     chunk_bytes_max: usize,
 }
@@ -317,7 +326,9 @@ impl ControlRecovery {
             vote,
             members,
             tail,
+            ..
         } = found.log;
+        let is_new = standing == Standing::Joins && base == Position::ZERO && tail.is_empty();
         let alone = || match is_founder {
             true => Members::voters([node]),
             false => Members::default(),
@@ -336,6 +347,7 @@ impl ControlRecovery {
                 node,
                 zone,
                 facts,
+                is_new,
                 config,
                 chunk_bytes_max,
             },
@@ -375,6 +387,7 @@ impl ControlRecovery {
                 node: opening.node,
                 facts: opening.facts,
                 hello,
+                is_new: opening.is_new,
                 config,
                 chunk_bytes_max: opening.chunk_bytes_max,
             },
@@ -419,9 +432,13 @@ fn standing(
         if has_peers {
             return Ok((node, Standing::Joins));
         }
-        // Who founds a zone votes for itself first.
-        if found.is_voted && found.log.vote.is_none() {
+        // Who founds a zone votes for itself first. A node by itself, without a name, may have had another one then.
+        let voted = found.log.vote;
+        if found.is_voted && (voted.is_none() || (links.is_some() && voted != Some(node))) {
             return Err(ControlError::JoinBegun);
+        }
+        if links.is_some_and(|links| !links.founds) {
+            return Err(ControlError::NoZone);
         }
         return Ok((node, Standing::Founds));
     }

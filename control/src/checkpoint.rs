@@ -25,7 +25,8 @@ use tiderace_wire::batch::BatchHeader;
 use tiderace_wire::entry::EntryKind;
 
 /// The cell of the log: format u8 (2; 1 ends behind the sequence), reserved [u8; 3], epoch u32 of the last entry in the capture, its
-/// sequence u64, entries behind it that are captured too u32, reserved u32.
+/// sequence u64, entries behind it that are captured too u32, reserved u32, the journal's end at the capture u64: what lies below it
+/// is in the capture, or was overwritten before.
 pub(crate) const LOG_KIND: u8 = 16;
 const LOG_FORMAT: u8 = 2;
 /// The cell of the last vote: format u8, reserved [u8; 7], term u64, node u64 (0: nobody).
@@ -58,6 +59,8 @@ pub(crate) struct Captured {
     pub(crate) members: Option<Members>,
     /// The entries behind it, committed or not.
     pub(crate) tail: Vec<Entry>,
+    /// The journal's end then.
+    pub(crate) lsn: Lsn,
 }
 
 fn formatted(format: u8) -> Vec<u8> {
@@ -81,6 +84,7 @@ impl Captured {
         log.put_u64(end.sequence.get());
         log.put_u32(self.tail.len() as u32);
         log.put_u32(0);
+        log.put_u64(self.lsn.get());
         let mut vote = formatted(FORMAT);
         vote.put_u64(self.term.get());
         vote.put_u64(self.vote.map_or(0, NodeId::get));
@@ -308,6 +312,9 @@ pub(crate) fn put_state(members: &Members, state: &Catalogue) -> Bytes {
     bytes.into()
 }
 
+/// A state that is longer is none: streams up to their limit, with the longest paths.
+const STATE_BYTES_MAX: usize = 2 << 30;
+
 /// A state that comes in parts, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
@@ -335,7 +342,8 @@ impl Parts {
             };
         }
         let is_next = (base, part, parts) == (self.base, self.next, self.parts);
-        if !is_next || part >= parts {
+        let is_long = self.bytes.len() + bytes.len() > STATE_BYTES_MAX;
+        if !is_next || part >= parts || is_long {
             return None;
         }
         self.next += 1;
@@ -356,6 +364,7 @@ pub(crate) struct Rebuilt {
     /// As the cells have it; then as the entries do.
     tail: BTreeMap<u32, Entry>,
     tail_count: u32,
+    captured: Lsn,
     entries: Vec<Entry>,
     parts: Parts,
     fault: Option<LogFault>,
@@ -378,6 +387,7 @@ impl Rebuilt {
             members: None,
             tail: BTreeMap::new(),
             tail_count: 0,
+            captured: Lsn::ZERO,
             entries: Vec::new(),
             parts: Parts::default(),
             fault: None,
@@ -398,6 +408,7 @@ impl Rebuilt {
                         vote: self.vote,
                         members: self.members,
                         tail: self.entries,
+                        lsn: self.captured,
                     },
                     is_voted: self.is_voted,
                 }),
@@ -452,9 +463,11 @@ impl Rebuilt {
                 let sequence = SlotSeq::new(reader.u64()?);
                 self.base = position_of(LogEnd { sequence, epoch });
                 self.tail_count = 0;
+                self.captured = Lsn::ZERO;
                 if format == LOG_FORMAT {
                     self.tail_count = reader.u32()?;
                     reader.reserved(4)?;
+                    self.captured = Lsn::new(reader.u64()?);
                 }
             }
             VOTE_KIND => {
@@ -486,6 +499,9 @@ impl Rebuilt {
         let is_ours = matches!(kind, Ok(EntryKind::Catalogue | EntryKind::Consensus));
         if !is_ours || header.slot() != crate::control::SLOT {
             return Err(LogFault::Foreign(lsn));
+        }
+        if lsn < self.captured {
+            return Ok(());
         }
         let said = log::read(header, body).map_err(|error| LogFault::Unreadable(lsn, error))?;
         match said {

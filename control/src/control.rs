@@ -15,7 +15,7 @@ use crate::checkpoint::{Captured, Checkpoint, Parts, apply};
 use crate::desk::{Asker, Desk};
 use crate::event::{CHANGE_EVENT_BYTES_MAX, EVENT_BYTES_MAX, Fact};
 use crate::leading::{Batch, Concluded, Leading};
-use crate::letter::{Hello, Letter};
+use crate::letter::{Hello, Letter, NotAdmitted};
 use crate::links::Links;
 use crate::log::{Ends, Log};
 use crate::mail::Sending;
@@ -91,6 +91,8 @@ pub struct Control {
     pub(crate) dropped_told: Option<(NodeId, CatalogueVersion)>,
     /// States on their way to nodes that lack what the log no longer has.
     pub(crate) sending: BTreeMap<NodeId, Sending>,
+    /// Who asked for one in this turn.
+    pub(crate) states_wanted: Vec<NodeId>,
     /// A state that comes in.
     pub(crate) coming: Parts,
     /// One that is on its way to the disk.
@@ -113,6 +115,8 @@ pub(crate) struct Opened {
     pub(crate) node: NodeId,
     pub(crate) facts: Vec<Fact>,
     pub(crate) hello: Option<Hello>,
+    /// It is to be let into a zone and has nothing of it.
+    pub(crate) is_new: bool,
     pub(crate) config: ControlConfig,
     pub(crate) chunk_bytes_max: usize,
 }
@@ -182,6 +186,7 @@ impl Control {
             boot: config.boot,
             timing: links_config.map_or_else(Default::default, |links| links.timing),
             seed: config.seed.rotate_left(31),
+            is_new: opened.is_new,
         };
         let term = opened.restored.term;
         let applied_at = opened.restored.base.index;
@@ -200,7 +205,7 @@ impl Control {
             applied: opened.catalogue,
             applied_at,
             leading: None,
-            desk: Desk::default(),
+            desk: Desk::new(config.seed.rotate_left(43)),
             shards: Shards::new(config.shards.len()),
             links,
             serves_nodes: false,
@@ -209,6 +214,7 @@ impl Control {
             dropped: BTreeMap::new(),
             dropped_told: None,
             sending: BTreeMap::new(),
+            states_wanted: Vec::new(),
             coming: Parts::default(),
             installing: None,
             checkpoint_wanted: None,
@@ -332,7 +338,14 @@ impl Control {
     /// Proposes what can be: this run's boot, the waiting changes, tombstones to clear, new voters. True: something was.
     fn propose(&mut self, now: Now, effects: &mut Effects) -> bool {
         let before = self.raft.last();
-        if let Some(batch) = self.boot_batch() {
+        let boot = match self.boot_batch() {
+            Ok(boot) => boot,
+            Err(why) => {
+                self.fail(Fatal::NotAdmitted(why.text()), effects);
+                return false;
+            }
+        };
+        if let Some(batch) = boot {
             if self.offer(batch, now).is_err() {
                 return self.raft.last() != before;
             }
@@ -458,7 +471,7 @@ impl Control {
                     self.links.say(to, &Letter::Raft(message), is_urgent);
                 }
                 raft::Output::Committed(end) => self.apply(end, effects),
-                raft::Output::SnapshotWanted { to } => self.send_state(to),
+                raft::Output::SnapshotWanted { to } => self.states_wanted.push(to),
                 raft::Output::Became(role) => self.became(role, effects),
                 raft::Output::Read { .. } => {}
             }
@@ -518,17 +531,24 @@ impl Control {
             self.applied_at = index;
         }
         self.notice_boot();
+        if self.is_booted && !self.is_this_run() {
+            self.fail(Fatal::NotAdmitted(NotAdmitted::Superseded.text()), effects);
+            return;
+        }
         if let Some(to) = end.get().checked_sub(ENTRIES_KEPT) {
             self.raft.compact(RaftIndex::new(to));
         }
     }
 
     pub(crate) fn notice_boot(&mut self) {
-        if !self.is_booted {
-            let record = self.applied.node(self.node);
-            let place = record.and_then(|record| record.place.as_ref());
-            self.is_booted = place.is_some_and(|place| place.boot == self.boot_id);
-        }
+        self.is_booted |= self.is_this_run();
+    }
+
+    /// Whether the newest start of this node that is committed is this one.
+    fn is_this_run(&self) -> bool {
+        let record = self.applied.node(self.node);
+        let place = record.and_then(|record| record.place.as_ref());
+        place.is_some_and(|place| place.boot == self.boot_id)
     }
 
     // --- Events -----------------------------------------------------------------------------------------------------
@@ -587,6 +607,7 @@ impl Control {
             vote: self.raft.voted_for(),
             members: Some(members),
             tail,
+            lsn: self.log.journal.end_lsn(),
         }
     }
 
@@ -637,7 +658,7 @@ impl Control {
                 Desk::tell(asker, version, busy.clone(), &mut self.links, effects);
             }
         }
-        self.desk.lose_forwarded(effects);
+        self.desk.stop(effects);
         self.hand_over(now);
     }
 
@@ -652,6 +673,11 @@ impl Control {
         if let Some(furthest) = furthest {
             self.raft.transfer(furthest, now.mono);
         }
+    }
+
+    /// Whether consensus is told of the time: while it stops only as long as somebody waits for what comes of it.
+    fn is_timed(&self) -> bool {
+        self.is_open() || self.raft.is_handing_over() || !self.desk.is_empty()
     }
 
     fn is_finished(&self) -> bool {
@@ -680,7 +706,7 @@ impl Control {
     /// What the clock alone brings.
     fn next_wake(&self) -> Option<Mono> {
         let raft = self.raft.next_wake();
-        let raft = raft.filter(|_| self.is_open() || self.raft.is_handing_over());
+        let raft = raft.filter(|_| self.is_timed());
         [
             self.log.journal.next_wake(),
             raft,
@@ -766,7 +792,7 @@ impl Machine for Control {
         }
         self.hear(now, effects);
         let is_due = self.raft.next_wake().is_some_and(|at| at <= now.mono);
-        if is_due && (self.is_open() || self.raft.is_handing_over()) {
+        if is_due && self.is_timed() {
             self.raft.tick(now.mono);
         }
         self.drain_raft(effects);
@@ -788,15 +814,11 @@ impl Machine for Control {
         };
         self.desk
             .release(self.applied_at, reached, now.mono, &mut self.links, effects);
-        self.say_states();
+        self.say_states(now);
         self.say_dropped();
         self.ask_zone(now);
         self.want_links(now);
-        if self.phase == Phase::Stopping
-            && self.desk.is_empty()
-            && self.log.is_idle()
-            && !self.raft.is_handing_over()
-        {
+        if self.phase == Phase::Stopping && self.desk.is_empty() && !self.raft.is_handing_over() {
             self.links.stop(effects);
         }
         self.links.finish_turn(now.mono, effects);

@@ -58,6 +58,14 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// Numbers of this run, so that no answer to an earlier one is taken for one to this.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            tickets: seed >> 1,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.waiting.len() + self.unanswered() < CHANGES_WAITING_MAX
     }
@@ -149,6 +157,18 @@ impl Desk {
                 origin,
                 outcome: Err(Refusal::Unavailable),
             };
+            effects.push(Effect::Post {
+                to: Peer::Shard(origin.shard),
+                message,
+            });
+        }
+    }
+
+    /// The node stops: nobody applies any more what other answers wait for.
+    pub(crate) fn stop(&mut self, effects: &mut Effects) {
+        self.lose_forwarded(effects);
+        for (origin, outcome) in core::mem::take(&mut self.due).into_values() {
+            let message = Message::Changed { origin, outcome };
             effects.push(Effect::Post {
                 to: Peer::Shard(origin.shard),
                 message,

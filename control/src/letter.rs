@@ -43,10 +43,18 @@ pub(crate) enum NotAdmitted {
     Shards,
     /// As many nodes as a zone may have.
     Full,
+    /// A later run of the same node was committed: two processes think that they are it.
+    Superseded,
 }
 
 impl NotAdmitted {
-    const ALL: [Self; 4] = [Self::OtherDisks, Self::OldImage, Self::Shards, Self::Full];
+    const ALL: [Self; 5] = [
+        Self::OtherDisks,
+        Self::OldImage,
+        Self::Shards,
+        Self::Full,
+        Self::Superseded,
+    ];
 
     const fn code(self) -> u8 {
         match self {
@@ -54,6 +62,7 @@ impl NotAdmitted {
             Self::OldImage => 2,
             Self::Shards => 3,
             Self::Full => 4,
+            Self::Superseded => 5,
         }
     }
 
@@ -68,6 +77,9 @@ impl NotAdmitted {
             }
             Self::Shards => "this node joined with another number of shards: set it to what it was",
             Self::Full => "the zone has as many nodes as it may have",
+            Self::Superseded => {
+                "the zone has committed a later start of this node: another process has its identity; stop one of them"
+            }
         }
     }
 }

@@ -330,12 +330,16 @@ impl Links {
                     self.close(conn, effects);
                 }
                 self.learn(node, hello.address);
-                self.peer(node).again_ns = AGAIN_NS_MIN;
                 self.heard.push_back(Heard::Hello(hello));
             }
             (Letter::Hello(_), Some(_)) | (_, None) => self.close(conn, effects),
-            (Letter::Ping, Some(_)) => {}
-            (letter, Some(_)) => self.heard.push_back(Heard::Letter(node, letter)),
+            // Its hello was taken, and so was ours: otherwise nothing would follow.
+            (letter, Some(_)) => {
+                self.peer(node).again_ns = AGAIN_NS_MIN;
+                if letter != Letter::Ping {
+                    self.heard.push_back(Heard::Letter(node, letter));
+                }
+            }
         }
     }
 

@@ -12,14 +12,20 @@ use tiderace_base::catalogue::Refusal;
 use tiderace_base::ids::NodeId;
 use tiderace_base::operation::Effects;
 use tiderace_base::position::CatalogueVersion;
-use tiderace_base::time::Now;
+use tiderace_base::time::{Mono, Now};
+
+/// How long a state may take to be said in part, and then to come to something, before it is said anew.
+const STATE_NS_MAX: u64 = 5_000_000_000;
 
 /// A state on its way.
 #[derive(Debug)]
 pub(crate) struct Sending {
     base: Position,
+    /// Empty once all of it is said.
     bytes: Bytes,
     next: u32,
+    /// Until then it may still come to something.
+    until: Mono,
 }
 
 impl Control {
@@ -106,7 +112,11 @@ impl Control {
     // --- States -----------------------------------------------------------------------------------------------------
 
     /// A node lacks what the log no longer has.
-    pub(crate) fn send_state(&mut self, to: NodeId) {
+    fn send_state(&mut self, to: NodeId, now: Now) {
+        // Consensus asks again and again for what takes its time.
+        if self.sending.get(&to).is_some_and(|it| now.mono < it.until) {
+            return;
+        }
         let Some((base, members)) = self.raft.members_at(self.applied_at) else {
             return;
         };
@@ -114,12 +124,18 @@ impl Control {
             base,
             bytes: put_state(&members, &self.applied),
             next: 0,
+            until: now.mono.after_ns(STATE_NS_MAX),
         };
         self.sending.insert(to, sending);
     }
 
     /// Says more of the states that are on their way, where there is room.
-    pub(crate) fn say_states(&mut self) {
+    pub(crate) fn say_states(&mut self, now: Now) {
+        for to in core::mem::take(&mut self.states_wanted) {
+            if self.leads() {
+                self.send_state(to, now);
+            }
+        }
         let links = &mut self.links;
         self.sending.retain(|to, sending| {
             let parts = sending.bytes.len().div_ceil(STATE_PART_BYTES_MAX) as u32;
@@ -136,8 +152,12 @@ impl Control {
                     return false;
                 }
                 sending.next += 1;
+                sending.until = now.mono.after_ns(STATE_NS_MAX);
             }
-            sending.next < parts
+            if sending.next >= parts {
+                sending.bytes = Bytes::new();
+            }
+            now.mono < sending.until
         });
     }
 

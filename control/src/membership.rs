@@ -5,6 +5,7 @@
 use crate::catalogue::Catalogue;
 use crate::control::Control;
 use crate::event::Fact;
+use crate::leading::Batch;
 use crate::letter::{Letter, NotAdmitted};
 use crate::raft::codec::MEMBERS_MAX;
 use std::collections::BTreeSet;
@@ -203,22 +204,25 @@ impl Control {
     }
 
     /// The leader's own start.
-    pub(crate) fn boot_batch(&self) -> Option<crate::leading::Batch> {
-        let leading = self.leading.as_ref()?;
-        if self.is_booted || leading.has_booted {
-            return None;
-        }
+    pub(crate) fn boot_batch(&self) -> Result<Option<Batch>, NotAdmitted> {
+        let leading = self.leading.as_ref();
+        let Some(leading) = leading.filter(|it| !self.is_booted && !it.has_booted) else {
+            return Ok(None);
+        };
         let mut batch = leading.batch(Class::Control);
         if leading.working().zone().get() == 0 {
             for fact in &self.boot {
                 batch.add(fact.clone());
             }
-            return Some(batch);
+            return Ok(Some(batch));
         }
-        let fact = self.boot.last()?;
-        let fact = check_boot(leading.working(), self.node, fact).ok()??;
-        batch.add(fact);
-        Some(batch)
+        let Some(fact) = self.boot.last() else {
+            return Ok(None);
+        };
+        Ok(check_boot(leading.working(), self.node, fact)?.map(|fact| {
+            batch.add(fact);
+            batch
+        }))
     }
 
     /// Makes voters of nodes that are as far, when there are enough of them.

@@ -7,7 +7,7 @@ use crate::checkpoint::{Captured, Found, LOG_KIND, LogEnd, LogFault, Rebuilt};
 use crate::encoding::DecodeError;
 use crate::event::{CatalogueEvent, Fact, ShardBoot};
 use crate::log::{entry_header, position_of};
-use crate::raft::{self, Members, Payload};
+use crate::raft::{self, Members, Payload, Position};
 use core::num::NonZeroU8;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -302,6 +302,7 @@ fn where_the_replay_begins_before_the_checkpoint_does_not_matter() {
                 .iter()
                 .map(Entry::raft)
                 .collect(),
+            lsn: Lsn::ZERO,
         }
         .cells();
         for first in 0..=captured + tail {
@@ -350,6 +351,41 @@ fn a_checkpoint_of_an_older_version_is_read() {
     assert_eq!(found.catalogue.encode(), states[20].encode());
     let newest = found.newest().expect("a good history");
     assert_eq!(newest.encode(), states[30].encode());
+}
+
+/// The journal is replayed from before the capture, where entries may lie that a later leader's had taken the place of by then.
+#[test]
+fn what_was_overwritten_before_the_capture_is_not_replayed() {
+    let (entries, states) = log(&mut Prng::new(13));
+    let newer = raft::Entry {
+        position: Position {
+            term: Term::new(3),
+            ..entries[20].raft().position
+        },
+        payload: entries[20].raft().payload,
+    };
+    let cells = Captured {
+        base: position_of(entries[19].place),
+        term: Term::new(3),
+        vote: None,
+        members: None,
+        tail: vec![newer],
+        lsn: Lsn::new(100_000),
+    }
+    .cells();
+    let mut recovery = Rebuilt::new();
+    for (kind, key, value) in &cells {
+        recovery.cell(*kind, key, Some(value));
+    }
+    replay_state(&mut recovery, &states[20]);
+    // Of an older term, and behind a hole.
+    for entry in [&entries[21], &entries[25]] {
+        entry.replay(&mut recovery);
+    }
+    let found = recovery.finish().expect("a good journal");
+    assert_eq!((last(&found), found.log.term), (21, Term::new(3)));
+    let newest = found.newest().expect("a good history");
+    assert_eq!(newest.encode(), states[21].encode());
 }
 
 /// An entry that comes again takes the place of the one before and of all behind it.

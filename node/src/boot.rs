@@ -82,6 +82,7 @@ impl BootError {
                 | ControlError::NodeUnnamed
                 | ControlError::OtherZone { .. }
                 | ControlError::JoinBegun
+                | ControlError::NoZone
                 | ControlError::SlotCount { .. }
                 | ControlError::ShardCount { .. }
                 | ControlError::DiskReplaced { .. }

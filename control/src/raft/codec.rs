@@ -21,6 +21,8 @@ use tiderace_base::time::Mono;
 
 /// Members of each kind.
 pub(crate) const MEMBERS_MAX: usize = 255;
+/// Beyond it nothing can stand: arithmetic on what another node says must not end a process.
+const INDEX_MAX: RaftIndex = RaftIndex::new(1 << 62);
 /// An entry before its payload.
 const ENTRY_HEADER_BYTES: usize = 24;
 
@@ -38,10 +40,12 @@ pub(crate) fn put_position(out: &mut Vec<u8>, position: Position) {
 }
 
 pub(crate) fn take_position(reader: &mut Reader<'_>) -> Result<Position, DecodeError> {
-    Ok(Position {
-        term: take_term(reader)?,
-        index: RaftIndex::new(reader.u64()?),
-    })
+    let term = take_term(reader)?;
+    let index = RaftIndex::new(reader.u64()?);
+    if index > INDEX_MAX {
+        return Err(DecodeError::BadField("index"));
+    }
+    Ok(Position { term, index })
 }
 
 pub(crate) fn put_members(out: &mut Vec<u8>, members: &Members) {

@@ -92,7 +92,7 @@ impl Raft {
         let is_free = now >= self.granted_until || is_planted(Bug::VoteInLease);
         let would = is_free
             && self.role != Role::Leader
-            && self.convalescence.is_none()
+            && self.may_vote()
             && term > self.term()
             && last >= self.last();
         let answer = Message::PreVoted {
@@ -165,7 +165,7 @@ impl Raft {
         // A word that was given holds, whoever asks; only the leader to whom it was given may give it back.
         let is_bound =
             (now < self.granted_until || self.has_lease(now)) && !is_planted(Bug::VoteInLease);
-        if self.convalescence.is_some() || (is_bound && !handed_over) {
+        if !self.may_vote() || (is_bound && !handed_over) {
             return;
         }
         self.tell_core(
@@ -227,7 +227,8 @@ impl Raft {
         now: Mono,
     ) {
         self.follow(term, now);
-        if self.role == Role::Leader && term == self.term() && sent >= self.led_since {
+        let is_ours = sent >= self.led_since && sent <= now;
+        if self.role == Role::Leader && term == self.term() && is_ours {
             let sent = match is_planted(Bug::LeaseFromAnswer) {
                 true => now,
                 false => sent,

@@ -27,6 +27,9 @@ pub struct Config {
     pub timing: Timing,
     /// Decides when it stands for election.
     pub seed: u64,
+    /// Its log is empty although others may know it with entries, as one that is to join a zone: it votes for nobody before it has
+    /// one. A voter that was wiped would otherwise elect somebody who lacks what it had promised to keep.
+    pub is_new: bool,
 }
 
 /// Whether the log came back as it was left.
@@ -165,6 +168,7 @@ pub(super) struct Transfer {
 pub struct Raft {
     pub(super) node: NodeId,
     pub(super) boot: BootId,
+    is_new: bool,
     pub(super) timing: Timing,
     pub(super) prng: Prng,
     pub(super) core: noraft::Node,
@@ -224,6 +228,7 @@ impl Raft {
         let mut this = Self {
             node: config.node,
             boot: config.boot,
+            is_new: config.is_new,
             timing: config.timing,
             prng: Prng::new(config.seed),
             core,
@@ -352,6 +357,11 @@ impl Raft {
         if !self.members.is(config) {
             self.members = Members::of(config);
         }
+    }
+
+    /// Whether its vote would be worth anything.
+    pub(super) fn may_vote(&self) -> bool {
+        self.convalescence.is_none() && !(self.is_new && self.last() == Position::ZERO)
     }
 
     pub(super) fn is_voter(&self) -> bool {

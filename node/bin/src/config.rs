@@ -49,6 +49,7 @@ pub(crate) struct Peers {
     pub(crate) ca: PathBuf,
     /// Whom to ask to be let in.
     pub(crate) join: Vec<(NodeId, SocketAddr)>,
+    pub(crate) founds: bool,
 }
 
 /// A checked configuration.
@@ -381,6 +382,7 @@ impl Settings {
             key: file("peer_key"),
             ca: file("peer_ca"),
             join: self.nodes("peers")?,
+            founds: self.one_of("found_zone", &[("true", true), ("false", false)])?,
         }))
     }
 

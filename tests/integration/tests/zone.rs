@@ -47,6 +47,7 @@ impl Zone {
         let scratch = Scratch::new(name);
         let authority = Authority::new(&scratch, "nodes");
         let first = Self::setup(&scratch, &authority, 1, "");
+        let first = first.with("found_zone", true);
         let peers = format!("{:016x}@{}", 1, Self::door(&first));
         let mut setups = vec![first];
         for number in 2..=3 {

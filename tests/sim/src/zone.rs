@@ -216,6 +216,7 @@ impl Scenario for OneZone {
             let links = LinksConfig {
                 address: door(node),
                 peers,
+                founds: node == 0,
                 timing: Default::default(),
             };
             let member = Member {

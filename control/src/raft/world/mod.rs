@@ -324,6 +324,7 @@ impl World {
             boot: BootId::new(member.boot),
             timing: Timing::default(),
             seed,
+            is_new: false,
         };
         member.raft = Some(Raft::new(config, member.disk.restored(), now));
         self.drain(node);

@@ -71,6 +71,7 @@ impl Schedule {
             boot,
             timing: Timing::default(),
             seed: node,
+            is_new: false,
         };
         let now = self.now();
         let raft = Raft::new(config, self.disks[&node].restored(), now);

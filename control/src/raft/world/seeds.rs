@@ -100,6 +100,7 @@ fn a_leader_does_not_remove_itself() {
         boot: BootId::new(1),
         timing: Timing::default(),
         seed: 1,
+        is_new: false,
     };
     let disk = Disk::new(Members::voters([node]));
     let mut raft = Raft::new(config, disk.restored(), Mono::from_ns(0));

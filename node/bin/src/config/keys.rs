@@ -32,7 +32,7 @@ const fn text(
 }
 
 /// Every key, in the order in which people think of them.
-pub(crate) const KEYS: [Key; 25] = [
+pub(crate) const KEYS: [Key; 26] = [
     text(
         "data_dir",
         "DIR",
@@ -105,8 +105,15 @@ pub(crate) const KEYS: [Key; 25] = [
         "peers",
         "LIST",
         "",
-        "Nodes of the zone to join, ID@ADDR with commas between; empty: an empty directory founds a zone",
+        "Nodes of the zone to join, ID@ADDR with commas between",
     ),
+    Key {
+        name: "found_zone",
+        metavar: "BOOL",
+        default: "false",
+        help: "Whether an empty directory founds a zone of several nodes; say it once in the life of a zone: true or false",
+        is_quoted: false,
+    },
     text(
         "admin_listen",
         "ADDR",

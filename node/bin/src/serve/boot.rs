@@ -43,6 +43,7 @@ impl NodeSettings {
         let links = links.map(|(peers, (_, address))| LinksConfig {
             address: *address,
             peers: peers.join.clone(),
+            founds: peers.founds,
             timing: Timing::default(),
         });
         let config_of_node = NodeConfig {
