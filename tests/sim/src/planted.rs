@@ -97,7 +97,12 @@ pub const fn aim(bug: Bug) -> Aim {
         Bug::AnswerDuplicateEarly => at(&["acknowledged_is_never_lost"], &[], 1000),
         Bug::ReuseOffset => at(&["nothing_panics"], &[], 10),
         Bug::DeliverUndurable => at(&["nodes_never_break_the_protocol"], &[], 30),
-        Bug::FollowWallClock => at(&["append_time_never_goes_back"], &[], 50),
+        // A checkpoint whose times go back is none.
+        Bug::FollowWallClock => at(
+            &["append_time_never_goes_back"],
+            &["recovery_never_refuses_a_sound_disk"],
+            50,
+        ),
         Bug::ResumeOldEpoch => at(&["old_epochs_are_refused"], &[], 10),
         Bug::AcceptOldEpoch => at(&["old_epochs_are_refused"], &[], 30),
         Bug::KeepDeleted => at(&["no_cycle_of_waiting"], &[], 10),
